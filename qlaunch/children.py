@@ -8,20 +8,22 @@ D state (vfio_unregister_group_dev). The QEMU process itself is started by `vm/s
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import select
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import NamedTuple, NoReturn
 
 from qlaunch.errors import HostError, Problem, StuckError
 
 DEADLINE = 75.0  # PCIE_RESET_READY_POLL_MS is 60 s (drivers/pci/pci.c): longer than that
 PROGRESS_EVERY = 10.0
-
-Process = subprocess.Popen  # so that callers can name the type without a second door
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Done(NamedTuple):
@@ -39,6 +41,8 @@ def run_child(
 
     After a timeout the child has been killed and reaped.
     """
+    import subprocess  # 10 ms that the way from Enter to QEMU's start does not need
+
     try:
         done = subprocess.run(
             list(argv), input=stdin, capture_output=True, text=True, errors="replace",
@@ -53,36 +57,121 @@ def run_child(
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+class Setup(NamedTuple):
+    """One call made in a child before exec; `what` names it when it fails."""
+
+    what: str
+    call: Callable[[], object]
+    hint: str = ""
+
+
 def start_child(
     argv: Sequence[str],
     *,
-    pass_fds: Sequence[int] = (),
-    setup: Callable[[], None] | None = None,
-    stdin: int | None = subprocess.DEVNULL,
-    stdout: int | None = None,
-    stderr: int | None = None,
+    fds: Mapping[int, int] | None = None,
+    setup: Sequence[Setup] = (),
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start a long-lived child in its own process group; `setup` runs in it just before exec.
+    own_group: bool = True,
+) -> int:
+    """Fork, run `setup` in order, exec `argv`; the pid of the running program.
 
-    Every fd but `pass_fds` is closed in the child. Raises HostError when it cannot be executed.
+    `fds` maps each number the program shall have open to the fd we hold, 0 to 2 included; those
+    of 0 to 2 that are not named are /dev/null, and nothing else is open in it. Signals are at
+    their defaults and unblocked. Raises HostError naming the call that failed in the child, which
+    then has been reaped. The pid is the caller's to wait for.
     """
-
-    def prepare() -> None:
-        os.setpgid(0, 0)
-        if setup is not None:
-            setup()
-
+    steps = list(setup)
+    if cwd is not None:
+        steps.insert(0, Setup(f"chdir {cwd}", lambda: os.chdir(cwd)))
+    if own_group:
+        steps.insert(0, Setup("setpgid", lambda: os.setpgid(0, 0)))
+    environ = dict(os.environ if env is None else env)
+    reader, writer = os.pipe()
+    # Blocked, so that none of our Python handlers can run in the child and write to our wakeup fd.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        return subprocess.Popen(
-            list(argv), pass_fds=tuple(pass_fds), preexec_fn=prepare, stdin=stdin, stdout=stdout,
-            stderr=stderr, env=env, cwd=cwd,
-        )
-    except FileNotFoundError:
-        raise HostError(Problem(f"{argv[0]} is not installed", hint=f"install {argv[0]}")) from None
-    except (OSError, subprocess.SubprocessError) as error:
-        raise HostError(Problem(f"{argv[0]} could not be started", found=str(error))) from None
+        pid = os.fork()
+        if pid == 0:
+            _exec(list(argv), dict(fds or {}), steps, environ, writer)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.close(writer)
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        try:
+            report = pipe.readall()  # empty once exec has closed the other end
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+    if report:
+        os.waitpid(pid, 0)
+        raise HostError(_start_problem(argv[0], steps, report))
+    return pid
+
+
+def _exec(
+    argv: list[str], fds: dict[int, int], setup: list[Setup], env: dict[str, str], report: int
+) -> NoReturn:
+    """The child's side: never returns, and reports what failed as `index errno text`."""
+    index = -1
+    try:
+        report = _place_fds(fds, report)
+        for one in signal.valid_signals():
+            # SIGPIPE and SIGXFSZ are ignored by Python itself, and exec would keep that.
+            python_ignores = one in (signal.SIGPIPE, signal.SIGXFSZ)
+            if python_ignores or callable(signal.getsignal(one)):
+                signal.signal(one, signal.SIG_DFL)
+        for index, step in enumerate(setup):  # noqa: B007 - told in the report
+            step.call()
+        index = len(setup)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execvpe(argv[0], argv, env)  # noqa: S606 - an argv list, and no shell is the point
+    except BaseException as error:
+        number = getattr(error, "errno", None) or 0
+        text = os.strerror(number) if number else f"{type(error).__name__}: {error}"
+        os.write(report, f"{index} {number} {text}".encode()[:4000])
+    finally:
+        os._exit(127)
+
+
+def _place_fds(fds: dict[int, int], report: int) -> int:
+    """Leave open exactly the numbers in `fds`, 0 to 2, and the returned copy of `report`."""
+    for number in {0, 1, 2} - set(fds):
+        fds[number] = os.open(os.devnull, os.O_RDWR)
+    above = max(fds) + 1
+    # All sources go above all targets first: a target may be the number of a source not yet moved.
+    copies = {n: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for n, fd in fds.items()}
+    report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, above)
+    for number, copy in copies.items():
+        os.dup2(copy, number)
+    keep = {report, *copies}
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - closing each is the loop's body
+        if int(name) not in keep:
+            with contextlib.suppress(OSError):  # the fd listdir() itself had open
+                os.close(int(name))
+    return report
+
+
+def _start_problem(name: str, setup: list[Setup], report: bytes) -> Problem:
+    index, number, text = report.decode(errors="replace").split(" ", 2)
+    step = int(index)
+    if step == len(setup):
+        if int(number) == errno.ENOENT:
+            return Problem(f"{name} is not installed", hint=f"install {name}")
+        return Problem(f"{name} could not be executed", found=text)
+    what = setup[step] if step >= 0 else Setup("handing over file descriptors", int)
+    return Problem(f"{name} could not be started: {what.what} failed", found=text, hint=what.hint)
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP that arrive in the block are delivered after it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def guarded(
@@ -95,18 +184,21 @@ def guarded(
     """Do `action` in a forked child and return its text; its OSError is raised here as one.
 
     `on_wait(what, seconds)` is called every 10 s. After the deadline StuckError is raised and the
-    child is left alone: a second write or a kill would only add to what hangs.
+    child is left alone: a second write or a kill would only add to what hangs. Signals wait until
+    the call has returned, because an undo that began meanwhile would be that second write. The
+    child keeps no fd of ours: a lock or a VFIO group that it held for ever would look like life.
     """
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _child(action, reader, writer)
-    os.close(writer)
-    try:
-        reply = _wait(reader, what, deadline, on_wait)
-    finally:
-        os.close(reader)
-    os.waitpid(pid, 0)
+    with held_signals():
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            _child(action, writer)
+        os.close(writer)
+        try:
+            reply = _wait(reader, what, deadline, on_wait)
+        finally:
+            os.close(reader)
+        os.waitpid(pid, 0)
     kind, _, text = reply.partition(" ")
     if kind == "errno":
         number, _, path = text.partition(" ")
@@ -116,18 +208,30 @@ def guarded(
     return text
 
 
-def _child(action: Callable[[], str | None], reader: int, writer: int) -> None:
-    os.close(reader)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+def _child(action: Callable[[], str | None], writer: int) -> NoReturn:
     try:
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        close_all_but(writer)
         reply = f"ok {action() or ''}"
     except OSError as error:
-        reply = f"errno {error.errno or 5} {error.filename or ''}"
+        reply = f"errno {error.errno or errno.EIO} {error.filename or ''}"
     except BaseException as error:
         reply = f"error {error}"
-    os.write(writer, reply.encode()[:60000])
-    os._exit(0)
+    try:
+        data = memoryview(reply.encode(errors="replace"))
+        while data:
+            data = data[os.write(writer, data) :]
+    finally:
+        os._exit(0)
+
+
+def close_all_but(*keep: int) -> None:
+    """Close every fd above 2 except `keep`: for forked children, which CLOEXEC does not reach."""
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if number > 2 and number not in keep:
+            with suppress(OSError):  # the listing's own fd is gone by now
+                os.close(number)
 
 
 def _wait(
@@ -136,10 +240,11 @@ def _wait(
     start = time.monotonic()
     chunks: list[bytes] = []
     told = PROGRESS_EVERY
+    poll = select.poll()  # select() refuses fds over 1023
+    poll.register(reader, select.POLLIN)
     while True:
         passed = time.monotonic() - start
-        ready, _, _ = select.select([reader], [], [], max(0.0, min(deadline, told) - passed))
-        if ready:
+        if poll.poll(1000 * max(0.0, min(deadline, told) - passed)):
             chunk = os.read(reader, 65536)
             if not chunk:
                 return b"".join(chunks).decode(errors="replace")

@@ -1,9 +1,13 @@
 ; The smallest guest there is: proof that a machine boots, what it was given, and where its picture goes.
 ;
 ; Build:  contrib/bootsector/build      (nasm -f bin; bootsector.bin beside this file is its checked-in result)
-; Run:    qemu-system-x86_64 -drive file=bootsector.bin,format=raw,if=virtio -serial stdio
+; Run:    qemu-system-x86_64 -drive file=bootsector.bin,format=raw,if=none,id=d
+;                            -device virtio-blk-pci,drive=d,lcyls=1,lheads=16,lsecs=63 -serial stdio
 ;                            -fw_cfg name=opt/org.qlaunch/name,string=demo
 ;                            -fw_cfg name=opt/org.qlaunch/seconds,string=10
+;
+; The lcyls option (ide-hd and virtio-blk-pci have it) is for this small a file: SeaBIOS reads the boot sector by
+; cylinder and finds none on a disk below one cylinder, 516096 bytes. A sparse copy of that size needs no option.
 ;
 ; Each line goes to the serial port (0x3f8) and then to the screen (BIOS teletype, two PCI devices a row):
 ;       qlaunch: demo cpus=2 memory=512M
@@ -12,7 +16,7 @@
 ; Then it waits for a key or `seconds` (3 when not given) and powers off through ACPI PM1a_CNT. 0 seconds means
 ; for ever, keys and the power button ignored: the guest that does not listen to system_powerdown.
 ;
-; The screen is written by int 10h and never at 0xb8000 directly: text memory keeps what is stored in it even when
+; The screen is written by int 10h, and never at 0xb8000 directly: text memory keeps what is stored in it even when
 ; no video BIOS has set the card up, and text nobody can see must not look like a picture.
 
 bits 16
@@ -274,19 +278,11 @@ main:
         cmp     si, uart_setup_end
         jb      .uart
 
-        ; int 10h still in the BIOS segment: no video BIOS, or firmware that copies the screen to the serial
-        ; port. Without text memory only the second is left, and every line would come out twice.
+        ; int 10h still in the BIOS segment: either no video BIOS, or firmware that shows the screen on the serial
+        ; port (-nographic), late and in between our own lines. The serial line is worth more then.
         cmp     word [0x10 * 4 + 2], 0xf000
-        jne     .screen
-        mov     ax, 0xb800
-        mov     fs, ax
-        mov     ax, 0x0720
-        mov     [fs:0], ax
-        cmp     [fs:0], ax
-        je      .screen
-        mov     byte [screen], 0
-        jmp     .banner
-.screen:
+        je      .banner
+        inc     byte [screen]
         mov     ax, 3
         int     0x10
 
@@ -485,7 +481,7 @@ newline:        db 13, 10, 0
 name_file:      db "opt/org.qlaunch/name", 0
 seconds_file:   db "opt/org.qlaunch/seconds", 0
 
-screen:         db 1
+screen:         db 0
 serial:         db 1
 second_column:  db 0
 

@@ -33,13 +33,14 @@ class TakeDevice(_Step, frozen=True, kw_only=True, tag="take-device"):
     """Move a PCI function from its host driver to a VFIO driver by driver_override."""
 
     address: PciAddress
-    id: PciId  # what the plan saw; another device at that address is refused
+    id: PciId | None = None  # what the plan saw; another device at that address is refused
     subsystem: PciId | None = None
     driver: str = "vfio-pci"
     return_to: str = "auto"
 
     def __str__(self) -> str:
-        return f"take {self.address} [{self.id}] to {self.driver}"
+        known = f" [{self.id}]" if self.id else ""
+        return f"take {self.address}{known} to {self.driver}"
 
 
 class ResetDevices(_Step, frozen=True, kw_only=True, tag="reset-devices"):

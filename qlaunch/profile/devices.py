@@ -150,18 +150,15 @@ class Pci(Table):
     addr: Slot = None
 
 
-class RootPort(Table):
-    """A root port of its own place and id; cards on port "ioh3420" use the first of them."""
+class Controller(Table):
+    """A storage controller beside the chipset's own."""
 
-    addr: Annotated[GuestSlot, Meta(description='Guest slot on pcie.0, e.g. "1c.0".')]
-    type: Annotated[
-        Literal["ioh3420", "pcie-root-port"], Meta(description="QEMU device.")
-    ] = "ioh3420"
+    type: Annotated[Literal["ahci"], Meta(description="QEMU device.")]
     id: Annotated[
-        str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,31}$", description="QEMU id.")
-    ] = "root"
-    chassis: Annotated[int, Meta(ge=0, le=255, description="Chassis number.")] = 1
-    port: Annotated[int, Meta(ge=0, le=255, description="Port number.")] = 1
+        Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,31}$")] | None,
+        Meta(description="QEMU id; type and number when absent."),
+    ] = None
+    addr: Slot = None
 
 
 class Display(Table):
@@ -235,6 +232,6 @@ class Qemu(Table):
 
 
 __all__ = [
-    "Balloon", "Cdrom", "Disk", "Display", "Hooks", "Net", "Pci", "Qemu", "RootPort", "Serial",
+    "Balloon", "Cdrom", "Controller", "Disk", "Display", "Hooks", "Net", "Pci", "Qemu", "Serial",
     "Stop", "UserNet",
 ]

@@ -3,13 +3,13 @@
 from qlaunch.profile.devices import (
     Balloon,
     Cdrom,
+    Controller,
     Disk,
     Display,
     Hooks,
     Net,
     Pci,
     Qemu,
-    RootPort,
     Serial,
     Stop,
 )
@@ -34,7 +34,7 @@ class Profile(Table):
     disk: Annotated[tuple[Disk, ...], Meta(description="Disks.")] = ()
     cdrom: Annotated[tuple[Cdrom, ...], Meta(description="CD drives.")] = ()
     net: Annotated[tuple[Net, ...], Meta(description="Network cards.")] = ()
-    root_port: Annotated[tuple[RootPort, ...], Meta(description="PCI Express root ports.")] = ()
+    controller: Annotated[tuple[Controller, ...], Meta(description="Storage controllers.")] = ()
     pci: Annotated[tuple[Pci, ...], Meta(description="Host PCI devices for the guest.")] = ()
     display: Annotated[Display, Meta(description="Emulated display.")] = Display()
     serial: Annotated[tuple[Serial, ...], Meta(description="Serial ports.")] = ()

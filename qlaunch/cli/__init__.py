@@ -1,0 +1,1 @@
+"""Verbs: the only room that prints, asks or exits."""

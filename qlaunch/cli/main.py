@@ -1,0 +1,125 @@
+"""From the command line to one verb; every failure becomes text on stderr and a true exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from qlaunch.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Problem, QlaunchError
+
+# verb -> (module below qlaunch.cli, what it does)
+VERBS: dict[str, tuple[str, str]] = {
+    "run": ("run", "start a machine, watch it, give everything back"),
+    "plan": ("plan", "show the host steps and the command line, and why"),
+    "argv": ("argv", "print QEMU's command line and nothing else"),
+    "check": ("check", "say whether a profile can run here, and why not"),
+    "devices": ("devices", "list PCI devices by IOMMU group, with holders"),
+    "facts": ("facts", "write down what this host is"),
+    "schema": ("schema", "print the profile's JSON Schema, for editors"),
+    "bind": ("bind", "hand PCI devices to VFIO by hand"),
+    "unbind": ("unbind", "give PCI devices back to their host drivers"),
+    "ps": ("ps", "list machines that run or left something behind"),
+    "status": ("status", "tell one machine's state"),
+    "stop": ("stop", "power a machine off"),
+    "logs": ("logs", "show a machine's log"),
+    "recover": ("recover", "put back what a dead launcher left"),
+}
+
+USAGE = """\
+usage: qlaunch VERB [arguments]
+
+Starts QEMU machines with passed-through devices from TOML profiles, and gives
+the devices back.
+
+{verbs}
+
+qlaunch VERB --help shows a verb's options and an example.
+first steps: qlaunch devices; qlaunch plan PROFILE; qlaunch run PROFILE
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose faults are ours: the same form and exit code as every other."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Raise instead of printing and exiting."""
+        from qlaunch.errors import UsageError
+
+        raise UsageError(Problem(message, where=self.prog, hint=f"{self.prog} --help"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code; never raises for an expected failure."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except QlaunchError as error:
+        tell(error.problems)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (`qlaunch plan … | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except Exception as error:
+        if os.environ.get("QLAUNCH_DEBUG"):
+            raise
+        tell(
+            [
+                Problem(
+                    "internal fault, please report it", found=f"{type(error).__name__}: {error}",
+                    hint="QLAUNCH_DEBUG=1 shows where; qlaunch recover --all puts a host back",
+                )
+            ]
+        )
+        return EXIT_FAILED
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage())
+        return EXIT_OK if words else EXIT_USAGE
+    if words[0] in ("-V", "--version"):
+        from qlaunch import __version__
+
+        sys.stdout.write(f"qlaunch {__version__}\n")
+        return EXIT_OK
+    verb = words[0]
+    if verb not in VERBS:
+        from qlaunch.cli.text import nearest
+
+        near = nearest(verb, VERBS)
+        tell(
+            [
+                Problem(
+                    "no such verb", where="qlaunch", found=verb, allowed=", ".join(VERBS),
+                    hint=f"did you mean {near}?" if near else "qlaunch --help",
+                )
+            ]
+        )
+        return EXIT_USAGE
+    module = importlib.import_module(f"qlaunch.cli.{VERBS[verb][0]}")
+    parser = Parser(
+        prog=f"qlaunch {verb}", description=module.__doc__, epilog=module.EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    result: int = module.run(parser.parse_args(words[1:]))
+    sys.stdout.flush()
+    return result
+
+
+def _usage() -> str:
+    width = max(len(v) for v in VERBS)
+    return USAGE.format(verbs="\n".join(f"  {v:{width}}  {text}" for v, (_, text) in VERBS.items()))
+
+
+def tell(problems: Sequence[Problem]) -> None:
+    """Problems to stderr, one after the other."""
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")

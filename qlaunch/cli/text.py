@@ -1,0 +1,43 @@
+"""Helpers for what verbs print: names that were meant, columns, wrapped reasons."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def columns(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    """A plain table: columns as wide as their widest cell, the last one free."""
+    table = [list(head), *[list(r) for r in rows]]
+    widths = [max(len(r[i]) for r in table) for i in range(len(head))]
+    lines = []
+    for row in table:
+        cells = [c.ljust(w) for c, w in zip(row[:-1], widths[:-1], strict=True)] + [row[-1]]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def write(text: str) -> None:
+    """To stdout."""
+    sys.stdout.write(text)
+
+
+def say(text: str) -> None:
+    """Progress and remarks: to stderr, one line, so that stdout stays data."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def write_json(value: object) -> None:
+    """Indented JSON to stdout."""
+    from qlaunch.codec import to_json
+
+    sys.stdout.write(to_json(value, indent=2).decode() + "\n")

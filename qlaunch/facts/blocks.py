@@ -1,0 +1,173 @@
+"""Block devices: what lies on top of one, where it is mounted, what swaps on it.
+
+From /sys/class/block (partitions are subdirectories, `holders` links lead to dm, md and bcache
+devices on top), /proc/self/mountinfo, /proc/swaps and, for btrfs, whose mounts carry an anonymous
+device number, /sys/fs/btrfs/UUID/devices.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from qlaunch.facts.tree import (
+    base_of,
+    link_name,
+    link_target,
+    list_names,
+    read_attribute,
+    read_lines,
+    read_number,
+)
+
+_BLOCK = "/sys/class/block"
+_ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))  # mangle_path()
+
+
+class BlockTable:
+    """Mounts and swaps of one moment, by kernel block device name (`sda1`, `dm-0`)."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.base = base_of(root)
+        self.names = frozenset(list_names(self.base + _BLOCK))
+        self._numbers: dict[str, str] = {}
+        self._mounts: dict[str, list[str]] = {}
+        self._read_numbers()
+        self._read_mounts()
+        self._read_btrfs()
+        self.swaps = frozenset(
+            name
+            for line in read_lines(f"{self.base}/proc/swaps")[1:]
+            if (name := self.name_of(line.split(" ")[0])) is not None
+        )
+
+    def name_of(self, node: str) -> str | None:
+        """`/dev/sda1`, `/dev/mapper/vg-root`, `/dev/disk/by-id/…` → kernel name; None if none."""
+        if not node.startswith("/dev/"):
+            return None
+        if (name := node.removeprefix("/dev/").replace("/", "!")) in self.names:
+            return name
+        target = link_target(self.base + node)
+        if target is not None and (name := target.rpartition("/")[2]) in self.names:
+            return name
+        return next((n for n in self.names if n.startswith("dm-") and self.label(n) == node), None)
+
+    def number_of(self, name: str) -> str:
+        """`major:minor`, or ""."""
+        return next((number for number, n in self._numbers.items() if n == name), "")
+
+    def name_at(self, number: str) -> str | None:
+        """`8:1` → kernel name."""
+        return self._numbers.get(number)
+
+    def label(self, name: str) -> str:
+        """How people name it: /dev/mapper/NAME for device mapper, else /dev/NAME."""
+        mapped = read_attribute(f"{self._path(name)}/dm/name") if name.startswith("dm-") else None
+        return f"/dev/mapper/{mapped}" if mapped else f"/dev/{name.replace('!', '/')}"
+
+    def size(self, name: str) -> int | None:
+        """Capacity in bytes; the attribute counts 512-byte sectors whatever the device's own."""
+        sectors = read_number(f"{self._path(name)}/size")
+        return sectors * 512 if sectors is not None else None
+
+    def above(self, name: str) -> tuple[str, ...]:
+        """The device itself, its partitions, and everything on top of them, each once."""
+        found: list[str] = []
+        left = [name]
+        while left:
+            current = left.pop(0)
+            if current not in found:
+                found.append(current)
+                entries = list_names(self._path(current))
+                left.extend(e for e in entries if e.startswith(current) and e in self.names)
+                left.extend(list_names(f"{self._path(current)}/holders"))
+        return tuple(found)
+
+    def mounted(self, name: str) -> tuple[str, ...]:
+        """Mount points of the device or anything above it."""
+        points = (point for n in self.above(name) for point in self._mounts.get(n, ()))
+        return tuple(dict.fromkeys(points))
+
+    def mounts_of(self, name: str) -> tuple[str, ...]:
+        """Mount points of exactly this device."""
+        return tuple(self._mounts.get(name, ()))
+
+    def in_use(self, name: str) -> str:
+        """Why it is not free although nothing of it is mounted: swap, lvm, md, zfs, … or ""."""
+        above = self.above(name)
+        if any(n in self.swaps for n in above):
+            return "swap"
+        for other in above[1:]:
+            if kind := self.layer(other):
+                return kind
+        return "zfs" if any(self._is_zfs(n) for n in above) else ""
+
+    def layer(self, name: str) -> str:
+        """What a device on top of another is: lvm, crypt, multipath, md, bcache; "" for a disk."""
+        if name.startswith("dm-"):
+            kind = (read_attribute(f"{self._path(name)}/dm/uuid") or "").partition("-")[0]
+            return {"LVM": "lvm", "CRYPT": "crypt", "mpath": "multipath"}.get(kind, "dm")
+        return next((kind for kind in ("md", "bcache") if name.startswith(kind)), "")
+
+    def _path(self, name: str) -> str:
+        return f"{self.base}{_BLOCK}/{name}"
+
+    def _read_numbers(self) -> None:
+        for name in self.names:
+            if number := read_attribute(f"{self._path(name)}/dev"):
+                self._numbers[number] = name
+
+    def _read_mounts(self) -> None:
+        for line in read_lines(f"{self.base}/proc/self/mountinfo"):
+            words = line.split(" ")
+            if len(words) < 10 or "-" not in words:
+                continue
+            source = words[words.index("-") + 2 :][:1]
+            name = self._numbers.get(words[2]) or self.name_of(_plain(source[0]) if source else "")
+            if name is not None:
+                self._mounts.setdefault(name, []).append(_plain(words[4]))
+
+    def _read_btrfs(self) -> None:
+        path = f"{self.base}/sys/fs/btrfs"
+        for uuid in list_names(path):
+            members = list_names(f"{path}/{uuid}/devices")
+            points = [point for member in members for point in self._mounts.get(member, ())]
+            for member in members:
+                self._mounts[member] = list(dict.fromkeys(points))
+
+    def _is_zfs(self, name: str) -> bool:
+        """ZFS claims nothing in sysfs: udev's word that it is a member, and the module loaded."""
+        if not list_names(f"{self.base}/sys/module/zfs"):
+            return False
+        lines = read_lines(f"{self.base}/run/udev/data/b{self.number_of(name)}")
+        return "E:ID_FS_TYPE=zfs_member" in lines
+
+
+def block_name(root: Path, path: str) -> str | None:
+    """The kernel name of a block device node, following links; None when it is none.
+
+    In a recorded tree nodes are ordinary files: what counts there is /sys/class/block/NAME.
+    """
+    base = base_of(root)
+    real = os.path.realpath(base + path)
+    if not base:
+        import stat
+
+        try:
+            status = Path(real).stat()
+        except OSError:
+            return None
+        if not stat.S_ISBLK(status.st_mode):
+            return None
+        return link_name(f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
+    inside = real.removeprefix(os.path.realpath(base))
+    name = inside.removeprefix("/dev/").replace("/", "!")
+    if inside.startswith("/dev/") and list_names(f"{base}{_BLOCK}/{name}"):
+        return name
+    return None
+
+
+def _plain(text: str) -> str:
+    for escape, character in _ESCAPES:
+        text = text.replace(escape, character)
+    return text

@@ -1,0 +1,135 @@
+"""Network links and routes, from /sys/class/net and /proc/net (no netlink: that costs 125 ms).
+
+`IFF_*` bits are those of include/uapi/linux/if.h and if_tun.h.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from qlaunch.facts.model import Link
+from qlaunch.facts.tree import (
+    base_of,
+    link_name,
+    list_names,
+    read_attribute,
+    read_lines,
+    read_number,
+)
+from qlaunch.values import PciAddress, parse_pci_address
+
+Kind = Literal["bridge", "tap", "wireless", "physical", "virtual"]
+IFF_UP = 0x1
+_IFF_TAP = 0x2  # of tun_flags; IFF_TUN is 1
+_RTF_UP, _RTF_REJECT = 0x1, 0x200
+
+
+class Route(NamedTuple):
+    """One line of the routing table: `bits` leading bits of `network` lead over `link`."""
+
+    network: int
+    bits: int
+    link: str
+    width: Literal[32, 128]
+
+
+def read_links(root: Path = Path("/")) -> tuple[Link, ...]:
+    """Every link of this network namespace, by name."""
+    base = base_of(root)
+    default = {route.link for route in read_routes(root) if route.bits == 0}
+    found = (_read_link(f"{base}/sys/class/net/{n}", n, default)
+             for n in list_names(f"{base}/sys/class/net"))
+    return tuple(link for link in found if link is not None)
+
+
+def read_routes(root: Path = Path("/")) -> tuple[Route, ...]:
+    """The main tables of IPv4 and IPv6 without unreachable routes and the loopback's own."""
+    base = base_of(root)
+    found = []
+    for line in read_lines(f"{base}/proc/net/route")[1:]:
+        words = line.split()
+        if len(words) >= 8 and int(words[3], 16) & (_RTF_UP | _RTF_REJECT) == _RTF_UP:
+            # the kernel prints the address as it lies in memory (fib_trie.c, fib_route_seq_show)
+            network, mask = (int.from_bytes(bytes.fromhex(words[i]), "little") for i in (1, 7))
+            found.append(Route(network, bin(mask).count("1"), words[0], 32))
+    for line in read_lines(f"{base}/proc/net/ipv6_route"):
+        words = line.split()
+        if len(words) == 10 and words[9] != "lo" and not int(words[8], 16) & _RTF_REJECT:
+            found.append(Route(int(words[0], 16), int(words[1], 16), words[9], 128))
+    return tuple(found)
+
+
+def route_to(routes: tuple[Route, ...], address: str) -> str | None:
+    """The link that packets to a numeric address leave by (longest prefix); None without one."""
+    import socket
+
+    width: Literal[32, 128] = 128 if ":" in address else 32
+    family = socket.AF_INET6 if width == 128 else socket.AF_INET
+    try:
+        number = int.from_bytes(socket.inet_pton(family, address.partition("%")[0]), "big")
+    except OSError:
+        return None
+    fitting = [
+        route for route in routes
+        if route.width == width and (number ^ route.network) >> (width - route.bits) == 0
+    ]
+    return max(fitting, key=lambda route: route.bits).link if fitting else None
+
+
+def links_over(root: Path, name: str) -> tuple[str, ...]:
+    """The link and all that stand on it: its bridge or bond, VLANs, macvlans (`upper_*` links)."""
+    base = f"{base_of(root)}/sys/class/net"
+    found: list[str] = []
+    left = [name]
+    while left:
+        current = left.pop()
+        if current not in found:
+            found.append(current)
+            entries = list_names(f"{base}/{current}")
+            left.extend(e.removeprefix("upper_") for e in entries if e.startswith("upper_"))
+            if (master := link_name(f"{base}/{current}/master")) is not None:
+                left.append(master)
+    return tuple(found)
+
+
+def _read_link(path: str, name: str, default: set[str]) -> Link | None:
+    index = read_number(f"{path}/ifindex")
+    if index is None:  # gone, or a file such as bonding_masters
+        return None
+    has = frozenset(list_names(path))
+    owner = read_number(f"{path}/owner") if "owner" in has else None
+    return Link(
+        name=name,
+        index=index,
+        kind=_kind(path, has),
+        master=link_name(f"{path}/master") if "master" in has else None,
+        up=bool((read_number(f"{path}/flags", base=0) or 0) & IFF_UP),
+        mac=read_attribute(f"{path}/address") or "",
+        pci=_pci_of(path) if "device" in has else None,
+        default_route=name in default,
+        owner=owner if owner is not None and owner >= 0 else None,
+    )
+
+
+def _kind(path: str, has: frozenset[str]) -> Kind:
+    if "bridge" in has:
+        return "bridge"
+    if "tun_flags" in has:
+        flags = read_number(f"{path}/tun_flags", base=0) or 0
+        return "tap" if flags & _IFF_TAP else "virtual"
+    if "wireless" in has or "phy80211" in has:
+        return "wireless"
+    return "physical" if "device" in has else "virtual"
+
+
+def _pci_of(path: str) -> PciAddress | None:
+    """The nearest PCI function above the link's device (virtio and USB devices lie between)."""
+    for part in reversed(os.path.realpath(f"{path}/device").split("/")):
+        if part.count(":") == 2 and "." in part:
+            try:
+                return parse_pci_address(part)
+            except ValueError:
+                continue
+    return None

@@ -1,0 +1,224 @@
+"""The PCI functions of the host (Documentation/ABI/testing/sysfs-bus-pci).
+
+Read before every launch, so it is spare: one directory listing tells which attributes exist, one
+`uevent` holds the ids, and everything is opened relative to the function's directory. Nothing
+here wakes a sleeping device: `config` is left alone in D3cold, because reading it resumes the
+device (pci_config_pm_runtime_get).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from qlaunch.facts.model import PciDevice
+from qlaunch.facts.nodes import find_nodes
+from qlaunch.facts.tree import (
+    base_of,
+    link_name,
+    list_names,
+    read_attribute,
+    read_lines,
+    read_number,
+    read_whole,
+)
+from qlaunch.values import PciAddress, PciId
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PCI_HEADER_TYPE = 0x0E  # include/uapi/linux/pci_regs.h
+_ALIAS = b"alias vfio_pci:"
+
+Variants = tuple[tuple[str, str], ...]  # (modalias pattern without its bus, module)
+
+
+def read_pci(root: Path = Path("/"), *, release: str = "") -> tuple[PciDevice, ...]:
+    """Every function, sorted by address. One that vanishes while it is read is left out.
+
+    With a kernel `release`, `vfio_driver` is looked up in that kernel's modules.alias; without,
+    it is "vfio-pci".
+    """
+    base = base_of(root)
+    path = f"{base}/sys/bus/pci/devices"
+    slots = _read_slots(base)
+    variants = read_variants(root, release) if release else ()
+    try:
+        bus = os.open(path, _DIRECTORY)
+    except OSError:
+        return ()
+    try:
+        found = [_read_device(base, bus, name, slots, variants) for name in list_names(bus)]
+    finally:
+        os.close(bus)
+    return tuple(device for device in found if device is not None)
+
+
+def _read_slots(base: str) -> dict[str, str]:
+    """`0000:03:00` → physical slot name, from /sys/bus/pci/slots/NAME/address."""
+    path = f"{base}/sys/bus/pci/slots"
+    return {
+        address: name
+        for name in list_names(path)
+        if (address := read_attribute(f"{path}/{name}/address"))
+    }
+
+
+def _read_device(
+    base: str, bus: int, name: str, slots: dict[str, str], variants: Variants
+) -> PciDevice | None:
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=bus)
+    except OSError:
+        return None
+    try:
+        return _Function(base, fd, name).read(slots, variants)
+    finally:
+        os.close(fd)
+
+
+class _Function:
+    """One function's open directory; not for keeping."""
+
+    def __init__(self, base: str, fd: int, name: str) -> None:
+        self.base, self.fd, self.name = base, fd, name
+        self.entries = list_names(fd)
+        self.has = frozenset(self.entries)
+        event = read_attribute("uevent", fd) or ""
+        self.event = dict(line.partition("=")[::2] for line in event.splitlines())
+
+    def read(self, slots: dict[str, str], variants: Variants) -> PciDevice | None:
+        """None when there is no vendor and device id: the function has gone."""
+        ident = self._id("PCI_ID", "vendor", "device")
+        if ident is None:
+            return None
+        driver = self._link("driver")
+        override = self._text("driver_override")
+        power = self._text("power_state")
+        group = self._link("iommu_group")
+        physfn = self._link("physfn")
+        modalias = self.event.get("MODALIAS") or self._text("modalias") or ""
+        return PciDevice(
+            address=PciAddress(self.name),
+            id=ident,
+            subsystem=self._id("PCI_SUBSYS_ID", "subsystem_vendor", "subsystem_device"),
+            class_code=self._class_code(),
+            revision=self._number("revision", 0) or 0,
+            header_type=None if power == "D3cold" else self._header_type(),
+            driver=driver,
+            # pci-sysfs.c prints a NULL override with %s
+            driver_override=None if override in ("", "(null)") else override,
+            iommu_group=int(group) if group and group.isdigit() else None,
+            reset_methods=self._reset_methods(),
+            numa_node=self._numa_node(),
+            sriov_total=self._number("sriov_totalvfs"),
+            sriov_count=self._number("sriov_numvfs"),
+            physfn=PciAddress(physfn) if physfn else None,
+            boot_vga=self._boot_vga(),
+            power_state=power,
+            slot=slots.get(self.name.partition(".")[0]),
+            modalias=modalias,
+            nodes=self._nodes(driver),
+            vfio_driver=match_variant(self.base, variants, modalias),
+        )
+
+    def _text(self, name: str) -> str | None:
+        return read_attribute(name, self.fd) if name in self.has else None
+
+    def _number(self, name: str, base: int = 10) -> int | None:
+        return read_number(name, self.fd, base=base) if name in self.has else None
+
+    def _link(self, name: str) -> str | None:
+        return link_name(name, self.fd) if name in self.has else None
+
+    def _id(self, key: str, vendor: str, device: str) -> PciId | None:
+        """From uevent, or from the two attributes; 0000:0000 is no id."""
+        text = self.event.get(key, "")
+        if len(text) != 9:
+            first, second = self._number(vendor, 0), self._number(device, 0)
+            if first is None or second is None:
+                return None
+            text = f"{first:04x}:{second:04x}"
+        return PciId(text.lower()) if text != "0000:0000" else None
+
+    def _class_code(self) -> int:
+        text = self.event.get("PCI_CLASS", "")
+        try:
+            return int(text, 16) if text else self._number("class", 0) or 0
+        except ValueError:
+            return 0
+
+    def _header_type(self) -> int | None:
+        """The layout without its multifunction bit; None when the device does not answer."""
+        try:
+            config = os.open("config", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError:
+            return None
+        try:
+            byte = os.pread(config, 1, _PCI_HEADER_TYPE)
+        except OSError:
+            return None
+        finally:
+            os.close(config)
+        return byte[0] & 0x7F if byte and byte[0] != 0xFF else None
+
+    def _reset_methods(self) -> tuple[str, ...] | None:
+        text = self._text("reset_method")
+        return tuple(text.split()) if text is not None else None
+
+    def _numa_node(self) -> int | None:
+        node = self._number("numa_node")
+        return node if node is not None and node >= 0 else None
+
+    def _boot_vga(self) -> bool | None:
+        text = self._text("boot_vga")
+        return text == "1" if text else None
+
+    def _nodes(self, driver: str | None) -> tuple[str, ...]:
+        nodes = find_nodes(f"{self.base}/sys/bus/pci/devices/{self.name}", self.entries)
+        if driver != "nvidia":
+            return nodes
+        # NVIDIA's nodes hang on no sysfs device; its own /proc tree gives their minor number
+        for line in read_lines(f"{self.base}/proc/driver/nvidia/gpus/{self.name}/information"):
+            key, _, value = line.partition(":")
+            if key.strip() == "Device Minor" and value.strip().isdigit():
+                return (*nodes, f"nvidia{value.strip()}")
+        return nodes
+
+
+def read_variants(root: Path, release: str) -> Variants:
+    """The `alias vfio_pci:PATTERN MODULE` lines of modules.alias but vfio_pci's own.
+
+    These are drivers that bind by driver_override only (PCI_DRIVER_OVERRIDE_DEVICE_VFIO in
+    include/linux/pci.h). The file has megabytes; it is searched, not split.
+    """
+    text = read_whole(f"{base_of(root)}/lib/modules/{release}/modules.alias") or b""
+    found = []
+    at = text.find(_ALIAS)
+    while at >= 0:
+        end = text.find(b"\n", at)
+        words = text[at + len(_ALIAS) : end if end >= 0 else None].decode(errors="replace").split()
+        if len(words) == 2 and words[1] != "vfio_pci":
+            found.append((words[0], words[1]))
+        at = text.find(_ALIAS, at + len(_ALIAS))
+    return tuple(found)
+
+
+def match_variant(base: str, variants: Variants, modalias: str) -> str:
+    """The driver of the matching pattern with the fewest wildcards, or "vfio-pci"."""
+    if not variants or not modalias.startswith("pci:"):
+        return "vfio-pci"
+    from fnmatch import fnmatchcase
+
+    name = modalias.removeprefix("pci:")
+    fitting = [(p.count("*"), module) for p, module in variants if fnmatchcase(name, p)]
+    if not fitting:
+        return "vfio-pci"
+    module = min(fitting)[1]
+    for entry in list_names(f"{base}/sys/module/{module}/drivers"):  # "pci:mlx5_vfio_pci"
+        if entry.startswith("pci:"):
+            return entry.removeprefix("pci:")
+    return module
+
+
+def find_vfio_driver(root: Path, release: str, modalias: str) -> str:
+    """What to bind a device of that modalias to: a variant driver that fits it, or "vfio-pci"."""
+    return match_variant(base_of(root), read_variants(root, release), modalias)

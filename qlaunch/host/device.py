@@ -1,0 +1,123 @@
+"""What handlers read of a PCI function, and the proofs they ask for before they touch it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from qlaunch.errors import HostError, Problem
+from qlaunch.host import sysfs
+from qlaunch.host.handler import Captured, Host
+from qlaunch.values import PciAddress
+
+NO_OVERRIDE = ("", "(null)")  # what driver_override reads as when there is none
+DEAD = b"\xff\xff\xff\xff"
+
+
+def pci_path(host: Host, address: PciAddress) -> Path:
+    """The device's directory (a link, as sysfs has it)."""
+    return host.path(f"sys/bus/pci/devices/{address}")
+
+
+def read_driver(host: Host, address: PciAddress) -> str | None:
+    """The driver that the device is bound to. Takes no lock: it is a link."""
+    return sysfs.read_link_name(pci_path(host, address) / "driver")
+
+
+def read_group(host: Host, address: PciAddress) -> int | None:
+    """The device's IOMMU group."""
+    name = sysfs.read_link_name(pci_path(host, address) / "iommu_group")
+    return int(name) if name is not None else None
+
+
+def read_state(host: Host, address: PciAddress) -> Captured:
+    """What an undo needs to know of a device. Raises HostError when it is gone."""
+    check_present(host, address)
+    path = pci_path(host, address)
+
+    def read() -> Captured:
+        override = sysfs.read_text(path / "driver_override")
+        number, subsystem = read_id(host, address)
+        return {
+            "id": number,
+            "subsystem": subsystem,
+            "driver": read_driver(host, address),
+            "override": None if override in NO_OVERRIDE else override,
+            "control": sysfs.read_text(path / "power/control"),
+            "group": read_group(host, address),
+        }
+
+    state: Captured = sysfs.guarded_read(host, read, f"reading {address}")
+    return state
+
+
+def read_id(host: Host, address: PciAddress) -> tuple[str, str]:
+    """vendor:device and its subsystem's, as `lspci -n` writes them."""
+    path = pci_path(host, address)
+    words = [
+        (sysfs.read_text(path / name) or "").removeprefix("0x")
+        for name in ("vendor", "device", "subsystem_vendor", "subsystem_device")
+    ]
+    return f"{words[0]}:{words[1]}", f"{words[2]}:{words[3]}"
+
+
+def is_alive(host: Host, address: PciAddress) -> bool:
+    """Whether config space answers: all ones is a device that fell off the bus.
+
+    The kernel's `vendor` file is a cached value and says nothing. Reading resumes the device.
+    """
+
+    def read() -> bool:
+        with (pci_path(host, address) / "config").open("rb", buffering=0) as file:
+            return file.read(4) not in (DEAD, b"")
+
+    try:
+        return bool(sysfs.guarded_read(host, read, f"reading config space of {address}"))
+    except OSError:
+        return False
+
+
+def check_present(host: Host, address: PciAddress) -> None:
+    if not pci_path(host, address).exists():
+        raise HostError(
+            Problem(
+                "the device is gone from the PCI bus", where=address,
+                hint="echo 1 > /sys/bus/pci/rescan finds devices that were removed",
+            )
+        )
+
+
+def check_group_free(host: Host, group: int) -> None:
+    """Prove that nobody has /dev/vfio/GROUP open. Raises HostError when somebody does.
+
+    A group node has a single opener (vfio_group_fops_open says EBUSY to the second), which is the
+    only proof without a race; a sysfs reset or unbind would go ahead under a running guest. The
+    last user may need a moment to be torn down, so it is asked again for the settling time.
+    """
+    node = host.path(f"dev/vfio/{group}")
+    refused: list[OSError] = []
+
+    def is_free() -> bool:
+        try:
+            sysfs.door(host).try_open(node)
+        except FileNotFoundError:
+            return True  # no device of the group is bound to vfio
+        except OSError as error:
+            refused.append(error)
+            return error.errno != errno.EBUSY
+        refused.clear()
+        return True
+
+    sysfs.wait_until(host, is_free)
+    if refused:
+        raise HostError(_not_free(node, refused[-1]))
+
+
+def _not_free(node: Path, error: OSError) -> Problem:
+    if error.errno == errno.EBUSY:
+        return Problem(
+            "the device is still in use: its IOMMU group is open",
+            where=str(node),
+            hint=f"see who has it with: fuser -v {node}",
+        )
+    return Problem("cannot tell whether the device is free", str(node), found=str(error))

@@ -1,0 +1,46 @@
+"""Loading kernel modules. Nothing is unloaded: taking vfio modules away hangs the next start."""
+
+from __future__ import annotations
+
+from qlaunch.errors import HostError, Problem
+from qlaunch.host import sysfs
+from qlaunch.host.handler import Captured, Host
+from qlaunch.plan.steps import LoadModule
+
+
+class LoadModuleHandler:
+    """modprobe."""
+
+    def capture(self, host: Host, step: LoadModule) -> Captured:
+        """Whether it is there already, as a module or built in."""
+        return {"loaded": is_loaded(host, step.module)}
+
+    def apply(self, host: Host, step: LoadModule, captured: Captured) -> None:
+        """Raises HostError with modprobe's own words when the module does not load."""
+        if captured["loaded"]:
+            return
+        done = sysfs.door(host).run(["modprobe", "--", step.module])
+        if done.code != 0:
+            words = done.err.strip().splitlines()
+            raise HostError(
+                Problem(
+                    f"the kernel module {step.module} cannot be loaded", where=step.why,
+                    found=words[-1] if words else f"modprobe ended with code {done.code}",
+                    hint=f"modinfo {step.module} tells whether this kernel has it",
+                )
+            )
+
+    def undo(self, host: Host, step: LoadModule, captured: Captured) -> str | None:
+        """Nothing."""
+        return None
+
+
+def is_loaded(host: Host, module: str) -> bool:
+    """Whether the kernel has it. A built-in one without parameters is not in /sys/module."""
+    name = module.replace("-", "_")
+    if host.path(f"sys/module/{name}").exists():
+        return True
+    release = sysfs.read_text(host.path("proc/sys/kernel/osrelease"))
+    listed = sysfs.read_text(host.path(f"lib/modules/{release}/modules.builtin")) or ""
+    files = (line.rsplit("/", 1)[-1].removesuffix(".ko") for line in listed.splitlines())
+    return name in (file.replace("-", "_") for file in files)

@@ -1,0 +1,252 @@
+"""Taking a PCI function to VFIO and giving it back; keeping it out of D3cold.
+
+The success of a sysfs write proves nothing (`drivers_probe` says 0 when nothing was bound), so the
+`driver` link is read back every time. `bind` is written rather than `drivers_probe` because it
+returns the real errno (drivers/base/bus.c bind_store).
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from pathlib import Path
+
+from qlaunch.errors import HostError, Problem, StuckError
+from qlaunch.host import device, sysfs
+from qlaunch.host.handler import Captured, Host
+from qlaunch.plan.steps import HoldPower, TakeDevice
+from qlaunch.values import PciAddress
+
+_BIND_HINTS = {
+    errno.EBUSY: "another driver took it meanwhile, it has virtual functions switched on, "
+    "or its IOMMU group is in use by VFIO",
+    errno.ENODEV: "the driver does not accept this device, or the device is gone",
+    errno.EINVAL: "vfio-pci refuses bridges and devices without an IOMMU group",
+    errno.ENOENT: "the driver is not loaded",
+}
+
+
+class TakeDeviceHandler:
+    """driver_override, unbind, bind; back again by what was there."""
+
+    def capture(self, host: Host, step: TakeDevice) -> Captured:
+        """Identity, driver, override, runtime power control, group. HostError when it is gone."""
+        return device.read_state(host, step.address)
+
+    def apply(self, host: Host, step: TakeDevice, captured: Captured) -> None:
+        """Bind the device to `step.driver`; a device that sits there already is kept.
+
+        Raises HostError when another device answers at the address, when the driver is not
+        loaded (nothing was changed in both cases), or with the kernel's reason; StuckError when
+        a write did not return.
+        """
+        _check_identity(host, step.address, step.id, step.subsystem)
+        if captured["driver"] == step.driver:
+            return
+        if not _driver_file(host, step.driver, "bind").exists():
+            raise HostError(
+                Problem(
+                    f"the driver {step.driver} is not loaded", where=step.address,
+                    hint=f"modprobe {step.driver}",
+                )
+            )
+        _set_override(host, step.address, step.driver)
+        _unbind(host, step.address)
+        _bind(host, step.address, step.driver)
+
+    def undo(self, host: Host, step: TakeDevice, captured: Captured) -> str | None:
+        """Give the device to the driver it had, or to `step.return_to`.
+
+        Raises HostError when it is gone, another one, in use, dead (then it is left where it is)
+        or when its driver does not take it; StuckError when a write did not return. A device that
+        somebody else gave to a third driver is left there.
+        """
+        address, before = step.address, captured["driver"]
+        _check_identity(host, address, captured["id"], captured["subsystem"])
+        now = device.read_state(host, address)
+        if now["driver"] == step.driver:
+            if step.return_to in (step.driver, "vfio-pci"):
+                return f"{address} stays on {step.driver}, as the profile says"
+            if before == step.driver and step.return_to == "auto":
+                return f"{address} stays on {step.driver}, as before"
+            _check_returnable(host, address, now["group"])
+        named = step.return_to not in ("auto", step.driver, "vfio-pci")
+        target = step.return_to if named else before
+        if now["driver"] in (None, step.driver, target):
+            _give_back(host, address, target, captured["override"])
+            end = "without a driver, as before" if target is None else f"back on {target}"
+        else:
+            end = f"on {now['driver']}: somebody else bound it there"
+        _restore_override(host, address, captured["override"])
+        _restore_control(host, address, captured["control"])
+        return f"{address} is {end}"
+
+
+class HoldPowerHandler:
+    """d3cold_allowed = 0 while the guest may have the device."""
+
+    def capture(self, host: Host, step: HoldPower) -> Captured:
+        """The file's text; None where the kernel has no such file."""
+        return {"d3cold_allowed": self._read(host, step)}
+
+    def apply(self, host: Host, step: HoldPower, captured: Captured) -> None:
+        """Raises HostError when the kernel does not take it."""
+        if captured["d3cold_allowed"] in (None, "0"):
+            return
+        self._write(host, step, "0")
+
+    def undo(self, host: Host, step: HoldPower, captured: Captured) -> str | None:
+        """Write the text that was there. Raises HostError when the device is gone."""
+        before = captured["d3cold_allowed"]
+        if before is not None and self._read(host, step) != before:
+            self._write(host, step, before)
+        return None
+
+    def _read(self, host: Host, step: HoldPower) -> str | None:
+        device.check_present(host, step.address)
+        return sysfs.read_text(device.pci_path(host, step.address) / "d3cold_allowed")
+
+    def _write(self, host: Host, step: HoldPower, text: str) -> None:
+        path = device.pci_path(host, step.address) / "d3cold_allowed"
+        try:  # d3cold_allowed_store resumes the device first, which may take its time
+            sysfs.guarded_write(host, path, text, f"writing d3cold_allowed of {step.address}")
+        except OSError as error:
+            raise HostError(
+                Problem(f"d3cold_allowed cannot be set to {text}", step.address, found=str(error))
+            ) from error
+        found = sysfs.read_text(path)
+        if found != text:
+            raise HostError(Problem(f"d3cold_allowed did not become {text}", step.address, str(found)))
+
+
+def _check_identity(
+    host: Host, address: PciAddress, wanted: str | None, subsystem: str | None
+) -> None:
+    device.check_present(host, address)
+    found = device.read_id(host, address)
+    if wanted in (None, found[0]) and subsystem in (None, found[1]):
+        return
+    raise HostError(
+        Problem(
+            "another device answers at this address", where=address,
+            found=f"{found[0]} (subsystem {found[1]})",
+            allowed=f"{wanted}" + (f" (subsystem {subsystem})" if subsystem else ""),
+            hint="addresses move with firmware and slots; look again with: qlaunch devices",
+        )
+    )
+
+
+def _check_returnable(host: Host, address: PciAddress, group: int | None) -> None:
+    # vfio_unregister_group_dev asks a running QEMU to unplug the device, and waits for it.
+    if group is not None:
+        device.check_group_free(host, group)
+    if not device.is_alive(host, address):
+        raise HostError(
+            Problem(
+                "the device does not answer (config space reads all ones); left where it is",
+                where=address,
+                hint="suspend and resume, or a cold restart of the host, brings such a card back",
+            )
+        )
+
+
+def _give_back(host: Host, address: PciAddress, target: str | None, override: str | None) -> None:
+    if device.read_driver(host, address) == target:
+        return
+    # With an override that names another driver the wanted one would refuse (ENODEV), and one
+    # that binds by override only would refuse without.
+    _set_override(host, address, override if override == target else None)
+    _unbind(host, address)
+    try:
+        if target is not None:
+            _bind_or_probe(host, address, target)
+    except StuckError:
+        raise
+    except HostError:
+        with suppress(HostError):
+            _restore_override(host, address, override)
+        raise
+    if not device.is_alive(host, address):
+        raise HostError(Problem("the device does not answer after its return", where=address))
+
+
+def _bind_or_probe(host: Host, address: PciAddress, target: str) -> None:
+    try:
+        _bind(host, address, target)
+    except HostError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.ENODEV, errno.ENOENT):
+            raise
+        # drivers_probe says success when nothing was bound: only the link counts.
+        with suppress(OSError):
+            path = host.path("sys/bus/pci/drivers_probe")
+            sysfs.guarded_write(host, path, address, f"probing drivers for {address}")
+        if device.read_driver(host, address) != target:
+            raise
+
+
+def _set_override(host: Host, address: PciAddress, driver: str | None) -> None:
+    path = device.pci_path(host, address) / "driver_override"
+    try:  # driver_set_override takes the device lock: as patient as an unbind that hangs
+        sysfs.guarded_write(host, path, driver or "", f"writing driver_override of {address}")
+    except OSError as error:
+        raise HostError(
+            Problem(f"driver_override cannot be set to {driver}", address, found=str(error))
+        ) from error
+
+
+def _unbind(host: Host, address: PciAddress) -> None:
+    driver = device.read_driver(host, address)
+    if driver is None:
+        return
+    path = _driver_file(host, driver, "unbind")
+    try:
+        sysfs.guarded_write(host, path, address, f"unbinding {address} from {driver}")
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # ENODEV: not bound to it any more
+            raise HostError(
+                Problem(f"the device cannot be unbound from {driver}", address, found=str(error))
+            ) from error
+    left = device.read_driver(host, address)
+    if left is not None:
+        raise HostError(Problem(f"the device is still bound to {left}", where=address))
+
+
+def _bind(host: Host, address: PciAddress, driver: str) -> None:
+    path = _driver_file(host, driver, "bind")
+    try:
+        sysfs.guarded_write(host, path, address, f"binding {address} to {driver}")
+    except OSError as error:
+        raise HostError(_not_bound(host, address, driver, error)) from error
+    if device.read_driver(host, address) != driver:
+        raise HostError(_not_bound(host, address, driver, None))
+
+
+def _not_bound(host: Host, address: PciAddress, driver: str, error: OSError | None) -> Problem:
+    now = device.read_driver(host, address)
+    reason = error.strerror if error else "the kernel reported success"
+    hint = _BIND_HINTS.get(error.errno or 0, "") if error else ""
+    if error and error.errno == errno.ENOENT:
+        hint = f"modprobe {driver}"
+    return Problem(
+        f"the device was not bound to {driver}", where=address,
+        found=f"{reason}; it is {'without a driver' if now is None else f'on {now}'}",
+        hint=hint or "see dmesg for the driver's reason",
+    )
+
+
+def _restore_override(host: Host, address: PciAddress, before: str | None) -> None:
+    now = device.read_state(host, address)["override"]
+    if now != before:
+        _set_override(host, address, before)
+
+
+def _restore_control(host: Host, address: PciAddress, before: str | None) -> None:
+    # vfio-pci calls pm_runtime_allow at bind and pm_runtime_forbid at unbind.
+    path = device.pci_path(host, address) / "power/control"
+    if before is not None and sysfs.read_text(path) != before:
+        sysfs.guarded_write(host, path, before, f"writing power/control of {address}")
+
+
+def _driver_file(host: Host, driver: str, name: str) -> Path:
+    return host.path(f"sys/bus/pci/drivers/{driver}/{name}")

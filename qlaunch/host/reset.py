@@ -1,0 +1,152 @@
+"""Resetting a card before the host gets it back, and which method the kernel uses for it.
+
+A reset through sysfs succeeds under a running guest (pci-sysfs.c reset_store asks nobody), so it
+is written only after the IOMMU group was proven free. `reset_method` of function 0 can be stale:
+it was probed before its siblings existed and still lists `bus`, which only a device alone on its
+bus has (drivers/pci/pci.c pci_parent_bus_reset); writing `default` probes again.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from qlaunch.errors import HostError, Problem, StuckError
+from qlaunch.host import device, sysfs
+from qlaunch.host.handler import Captured, Host
+from qlaunch.plan.steps import ResetDevices
+from qlaunch.values import PciAddress
+
+NO_METHOD = "no reset method: the kernel resets the bus at last close"
+
+
+class ResetDevicesHandler:
+    """Planned after TakeDevice, so that its undo runs while the devices are still VFIO's."""
+
+    def capture(self, host: Host, step: ResetDevices) -> Captured:
+        """Each function's reset_method text; None where there is no such file."""
+        for address in step.addresses:
+            device.check_present(host, address)
+        return {"methods": {str(a): _read_methods(host, a) for a in step.addresses}}
+
+    def apply(self, host: Host, step: ResetDevices, captured: Captured) -> None:
+        """Refresh stale lists ("auto") or set the named method; "none" writes nothing.
+
+        Raises HostError with what the kernel allows when it refuses the method.
+        """
+        if step.method == "none":
+            return
+        for address in step.addresses:
+            before = captured["methods"][address]
+            if step.method != "auto":
+                _set_method(host, address, step.method, before)
+            elif before and "bus" in before.split() and _has_neighbours(host, address):
+                _write_method(host, address, "default")
+
+    def undo(self, host: Host, step: ResetDevices, captured: Captured) -> str | None:
+        """Reset every function that has a method, then restore the methods' text.
+
+        Raises HostError when a group is in use (nothing was written) or when a function did not
+        reset or does not answer; the others were reset all the same and all lists restored.
+        """
+        resets = [] if step.method == "none" else [
+            a for a in step.addresses if _is_ours(host, a)
+        ]
+        groups = {device.read_group(host, a) for a in step.addresses if a in resets}
+        for group in sorted(g for g in groups if g is not None):
+            device.check_group_free(host, group)
+        problems: list[Problem] = []
+        told: list[str] = []
+        for address in step.addresses:
+            try:
+                if address in resets:
+                    told.append(_reset(host, address))
+                _restore(host, address, captured["methods"][address])
+            except StuckError:
+                raise
+            except HostError as error:
+                problems += error.problems
+        if problems:
+            raise HostError(problems)
+        return "; ".join(told) or None
+
+
+def _reset(host: Host, address: PciAddress) -> str:
+    """One function's reset, and the proof that it answers afterwards."""
+    path = device.pci_path(host, address) / "reset"
+    methods = _read_methods(host, address)
+    outcome = NO_METHOD
+    if path.exists() and methods != "":  # None: a kernel before 5.15, which has no list
+        try:
+            sysfs.guarded_write(host, path, "1", f"resetting {address}")
+            outcome = f"was reset ({methods.split()[0]})" if methods else "was reset"
+        except OSError as error:
+            if error.errno != errno.ENOTTY:
+                raise HostError(
+                    Problem("the device could not be reset", where=address, found=str(error))
+                ) from error
+    if not device.is_alive(host, address):
+        raise HostError(
+            Problem(
+                "the device does not answer after its reset", where=address,
+                found="config space reads all ones",
+                hint="suspend and resume, or a cold restart of the host, brings such a card back",
+            )
+        )
+    return f"{address}: {outcome}" if outcome == NO_METHOD else f"{address} {outcome}"
+
+
+def _is_ours(host: Host, address: PciAddress) -> bool:
+    """Whether no host driver has the device: resetting it under one would pull its rug."""
+    device.check_present(host, address)
+    driver = device.read_driver(host, address)
+    return driver is None or "vfio" in driver
+
+
+def _has_neighbours(host: Host, address: PciAddress) -> bool:
+    bus = address.rsplit(":", 1)[0]
+    devices = host.path("sys/bus/pci/devices")
+    return any(p.name != address and p.name.startswith(f"{bus}:") for p in devices.iterdir())
+
+
+def _read_methods(host: Host, address: PciAddress) -> str | None:
+    return sysfs.read_text(device.pci_path(host, address) / "reset_method")
+
+
+def _write_method(host: Host, address: PciAddress, text: str) -> None:
+    path = device.pci_path(host, address) / "reset_method"
+    sysfs.guarded_write(host, path, text, f"writing reset_method of {address}")
+
+
+def _set_method(host: Host, address: PciAddress, method: str, before: str | None) -> None:
+    error: OSError | None = None
+    try:
+        _write_method(host, address, method)
+    except OSError as caught:
+        error = caught
+    if error is not None or _read_methods(host, address) != method:
+        raise HostError(
+            Problem(
+                f"the kernel does not reset this device by {method}", where=address,
+                found=error.strerror if error else "", allowed=before or "no method at all",
+                hint='reset = "auto" leaves the choice to the kernel',
+            )
+        ) from error
+
+
+def _restore(host: Host, address: PciAddress, before: str | None) -> None:
+    """Write the list back. What the kernel no longer accepts of a stale list is left out."""
+    if before is None or _read_methods(host, address) == before:
+        return
+    try:
+        try:
+            _write_method(host, address, before)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            _write_method(host, address, "default")
+            allowed = (_read_methods(host, address) or "").split()
+            _write_method(host, address, " ".join(m for m in before.split() if m in allowed))
+    except OSError as error:
+        raise HostError(
+            Problem(f"reset_method cannot be put back to {before!r}", address, found=str(error))
+        ) from error

@@ -1,0 +1,130 @@
+"""Profile and facts in, plan out. The one way to a command line, for looking and for running."""
+
+from __future__ import annotations
+
+import uuid
+
+from qlaunch.facts.model import HostFacts, Invoker
+from qlaunch.plan.cards import plan_cards
+from qlaunch.plan.draft import Draft
+from qlaunch.plan.model import Account, Place, Plan, PlannedCard, PlannedDisk, PlannedNic
+from qlaunch.plan.network import plan_network
+from qlaunch.plan.paths import machine_paths
+from qlaunch.plan.pins import plan_pins
+from qlaunch.plan.platform import (
+    check_devices,
+    check_qemu,
+    choose_accel,
+    choose_display,
+    memlock,
+    plan_hugepages,
+    ready_timeout,
+)
+from qlaunch.plan.steps import MakeBridge, Step
+from qlaunch.plan.storage import check_file, plan_storage
+from qlaunch.plan.takeover import plan_takeover
+from qlaunch.profile.profile import Profile
+
+VGA = {"std": "VGA", "cirrus": "cirrus-vga", "qxl": "qxl-vga", "virtio": "virtio-vga"}
+
+
+def make_plan(profile: Profile, facts: HostFacts) -> Plan:
+    """Decide everything. Faults do not raise: they are `plan.problems` with severity "error",
+    so that a plan can be shown for a machine that lacks the devices; `run` refuses them."""
+    draft = Draft(profile, facts, _account(facts.invoker))
+    vm_uuid, uuid_why = _uuid(profile)
+    check_qemu(draft)
+    accel, accel_why = choose_accel(draft)
+    display, display_why = choose_display(draft)
+    paths = machine_paths(profile.name, facts.invoker)
+    for kind in ("lock", "control", "qmp"):
+        draft.fd(kind)  # type: ignore[arg-type]
+    places = _singles(draft, accel)
+    disks = plan_storage(draft)
+    nics, bridges = plan_network(draft, vm_uuid)
+    ports, cards = plan_cards(draft)
+    _check_other_files(draft)
+    steps: list[Step] = plan_takeover(draft, cards)
+    steps = _insert(steps, [*bridges, *plan_hugepages(draft)])
+    check_devices(draft, _device_types(profile, disks, nics, cards))
+    pins = plan_pins(draft)
+    return Plan(
+        profile=profile, name=profile.name, uuid=vm_uuid, uuid_why=uuid_why,
+        qemu=facts.qemu.path if facts.qemu else profile.qemu.binary,
+        qemu_version=facts.qemu.version if facts.qemu else (0, 0, 0),
+        accel=accel, accel_why=accel_why, display=display, display_why=display_why,
+        runtime_dir=paths.runtime, socket_dir=paths.sockets, state_dir=paths.state,
+        steps=tuple(steps), fds=tuple(draft.fds), ports=ports, disks=disks, nics=nics,
+        cards=cards, places=places, pins=pins, account=draft.account, memlock=memlock(draft),
+        ready_timeout=ready_timeout(draft),
+        problems=tuple(draft.problems + draft.slots.problems),
+    )
+
+
+def _account(invoker: Invoker | None) -> Account | None:
+    if invoker is None or not invoker.root:
+        return None
+    return Account(
+        uid=invoker.uid, gid=invoker.gid, name=invoker.name, groups=invoker.groups
+    )
+
+
+def _uuid(profile: Profile) -> tuple[str, str]:
+    if profile.uuid is not None:
+        return profile.uuid.lower(), "uuid"
+    derived = uuid.uuid5(uuid.NAMESPACE_URL, f"qlaunch:{profile.name}")
+    return str(derived), "rule: the uuid is derived from the name (uuid5 of qlaunch:NAME)"
+
+
+def _singles(draft: Draft, accel: str) -> dict[str, Place]:
+    """Places of the devices a machine has at most one of, and of extra controllers."""
+    profile = draft.profile
+    places: dict[str, Place] = {}
+    if profile.display.vga != "none":
+        slot = draft.slots.take("vga", 0, "display.vga", None)
+        places["vga"] = Place(draft.bus, slot)
+    if profile.balloon is not None:
+        slot = draft.slots.take("balloon", 0, "balloon", profile.balloon.addr)
+        places["balloon0"] = Place(draft.bus, slot)
+    for index, controller in enumerate(profile.controller):
+        slot = draft.slots.take("controller", index, f"controller[{index}]", controller.addr)
+        places[controller.id or f"{controller.type}{index}"] = Place(draft.bus, slot)
+    if accel == "tcg" and profile.cpu.model == "host":
+        draft.problem(
+            'cpu.model = "host" needs KVM; the guest gets "max", all that QEMU can emulate',
+            "cpu.model", severity="note",
+        )
+    return places
+
+
+def _check_other_files(draft: Draft) -> None:
+    """ROMs, firmware and ACPI tables: QEMU only reads them, by itself."""
+    named = [(p.rom, f"pci[{i}].rom") for i, p in enumerate(draft.profile.pci)]
+    named += [
+        (t.file, f"machine.acpi_tables[{i}].file")
+        for i, t in enumerate(draft.profile.machine.acpi_tables)
+    ]
+    named.append((draft.profile.machine.bios, "machine.bios"))
+    for path, where in named:
+        if path:
+            check_file(draft, draft.facts.file(path), where, read_only=True)
+
+
+def _insert(steps: list[Step], more: list[Step]) -> list[Step]:
+    """Bridges and huge pages go after the devices' power settings, before node owners."""
+    first = next((i for i, s in enumerate(steps) if type(s).__name__ == "OwnGroup"), len(steps))
+    bridges_first = sorted(more, key=lambda s: not isinstance(s, MakeBridge))
+    return steps[:first] + bridges_first + steps[first:]
+
+
+def _device_types(
+    profile: Profile, disks: tuple[PlannedDisk, ...], nics: tuple[PlannedNic, ...],
+    cards: tuple[PlannedCard, ...],
+) -> dict[str, str]:
+    needed = {d.device: f"{d.key}.bus" for d in disks}
+    needed.update({n.model: f"net[{n.index}].model" for n in nics})
+    if cards:
+        needed["vfio-pci"] = "pci[0].device"
+    if profile.display.vga != "none":
+        needed[VGA[profile.display.vga]] = "display.vga"
+    return needed

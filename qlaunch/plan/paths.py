@@ -1,0 +1,35 @@
+"""Where a machine's run-time and lasting files are. Pure: names only."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from qlaunch.facts.model import Invoker
+
+
+class Paths(NamedTuple):
+    """`runtime` holds lock, journal and our sockets (0700, the launcher's own); `sockets` those
+    that QEMU's account and the user may reach; `state` what a VM keeps."""
+
+    runtime: str
+    sockets: str
+    state: str
+
+
+def runtime_root(root: bool, uid: int, runtime_dir: str) -> str:
+    """The directory that holds one directory a running machine."""
+    if root:
+        return "/run/qlaunch"
+    return f"{runtime_dir or f'/run/user/{uid}'}/qlaunch"
+
+
+def machine_paths(name: str, invoker: Invoker | None) -> Paths:
+    """Paths of one machine; without an invoker those of root."""
+    if invoker is None:
+        return Paths(f"/run/qlaunch/{name}", f"/run/qlaunch/{name}", f"/var/lib/qlaunch/{name}")
+    base = runtime_root(invoker.root, invoker.uid, invoker.runtime_dir)
+    runtime = f"{base}/{name}"
+    sockets = f"{base}/by-uid/{invoker.uid}/{name}" if invoker.root else runtime
+    if invoker.root and not invoker.asked:
+        return Paths(runtime, sockets, f"/var/lib/qlaunch/{name}")
+    return Paths(runtime, sockets, f"{invoker.home}/.local/state/qlaunch/{name}")

@@ -1,0 +1,204 @@
+"""Host steps of passed-through devices, and every reason to refuse them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qlaunch.facts.model import Holder, PciDevice
+from qlaunch.plan.cards import is_display
+from qlaunch.plan.draft import Draft
+from qlaunch.plan.model import PlannedCard
+from qlaunch.plan.steps import HoldPower, LoadModule, OwnGroup, ResetDevices, Step, TakeDevice
+from qlaunch.values import PciAddress
+
+# Drivers that may stay on a group member while VFIO owns the group (driver_managed_dma).
+_VIABLE = ("pci-stub", "pcieport", "shpchp")
+_VITAL = ("mount", "swap", "route", "seat", "lvm", "md")
+
+
+def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
+    """The steps in the order of a run: modules, all devices, reset, power, group nodes."""
+    if not cards:
+        return []
+    check_iommu(draft)
+    key_of = {c.address: c.key for c in cards}
+    pci_of = {c.address: draft.profile.pci[int(c.key[4:-1])] for c in cards}
+    for card in cards:
+        device = draft.facts.device(card.address)
+        if device is not None:
+            check_device(draft, device, card.key)
+    extra = _companions(draft, cards)
+    for device, key in extra:
+        key_of[device.address] = key
+    taken = sorted(key_of)
+    drivers = {a: d.vfio_driver if (d := draft.facts.device(a)) else "vfio-pci" for a in taken}
+    steps: list[Step] = [
+        LoadModule(module=m.replace("-", "_"), why="rule: passed-through devices need VFIO")
+        for m in ("vfio_iommu_type1", *sorted(set(drivers.values())))
+    ]
+    for address in taken:
+        found = draft.facts.device(address)
+        table = pci_of.get(address)
+        steps.append(
+            TakeDevice(
+                address=address, driver=drivers[address],
+                id=found.id if found else None, subsystem=found.subsystem if found else None,
+                return_to=table.return_to if table else "auto", why=key_of[address],
+            )
+        )
+    steps += _resets(draft, cards)
+    steps += [
+        HoldPower(address=a, why=f"{key_of[a]}; rule: a display card may not wake from D3cold")
+        for a in taken
+        if (d := draft.facts.device(a)) is not None and is_display(d)
+    ]
+    steps += _group_nodes(draft, cards)
+    return steps
+
+
+def _resets(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
+    by_card: dict[str, list[PlannedCard]] = {}
+    for card in cards:
+        by_card.setdefault(card.address.slot_name, []).append(card)
+    steps: list[Step] = []
+    for family in by_card.values():
+        table = draft.profile.pci[int(family[0].key[4:-1])]
+        addresses = tuple(sorted(PciAddress(c.address) for c in family))
+        check_reset(draft, addresses, table.reset, family[0].key)
+        if table.reset != "none":
+            steps.append(
+                ResetDevices(addresses=addresses, method=table.reset, why=f"{family[0].key}.reset")
+            )
+    return steps
+
+
+def _group_nodes(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
+    if draft.account is None:
+        return []
+    steps: dict[int, Step] = {}
+    for card in cards:
+        if card.iommu_group is not None and card.iommu_group not in steps:
+            steps[card.iommu_group] = OwnGroup(
+                address=card.address, group=card.iommu_group, uid=draft.account.uid,
+                gid=draft.account.gid, why="rule: QEMU runs without privileges",
+            )
+    return list(steps.values())
+
+
+def check_iommu(draft: Draft) -> None:
+    """No IOMMU, no passthrough; without interrupt remapping the kernel refuses (EPERM)."""
+    iommu = draft.facts.iommu
+    if iommu is None:
+        return
+    if not iommu.enabled:
+        draft.problem(
+            "this host's IOMMU is off, so no device can be handed to a guest", "pci[0].device",
+            found=iommu.reason, hint=iommu.hint,
+        )
+    elif iommu.interrupt_remapping is False:
+        draft.problem(
+            "this host's IOMMU does not remap interrupts; the kernel refuses passthrough",
+            "pci[0].device", found=iommu.reason,
+            hint=iommu.hint
+            or "enable interrupt remapping (x2APIC) in the firmware; only if you trust the guest: "
+            "the module option vfio_iommu_type1 allow_unsafe_interrupts=1",
+        )
+
+
+def check_device(draft: Draft, device: PciDevice, key: str) -> None:
+    """A device that cannot or must not leave the host."""
+    where = f"{key}.device"
+    if device.is_bridge:
+        draft.problem(
+            f"{device.address} is a bridge; VFIO hands over devices, not bridges", where,
+            hint="name the device behind it: qlaunch devices",
+        )
+        return
+    if device.sriov_count:
+        draft.problem(
+            f"{device.address} has {device.sriov_count} virtual functions switched on", where,
+            hint=f"echo 0 > /sys/bus/pci/devices/{device.address}/sriov_numvfs, when none is used",
+        )
+    if device.iommu_group is None and draft.facts.iommu and draft.facts.iommu.enabled:
+        draft.problem(f"{device.address} is in no IOMMU group", where)
+    check_holders(draft, device, where)
+    if is_display(device):
+        check_only_card(draft, device, where)
+
+
+def check_holders(draft: Draft, device: PciDevice, where: str) -> None:
+    """Whoever uses the device, by name, with the remedy."""
+    for holder in device.holders or ():
+        if holder.kind == "link":
+            draft.problem(
+                f"{device.address} carries a link that is up: {holder.what}", where,
+                hint=holder.remedy, severity="warning",
+            )
+        else:
+            _held(draft, device, holder, where)
+
+
+def _held(draft: Draft, device: PciDevice, holder: Holder, where: str) -> None:
+    vital = holder.kind in _VITAL
+    draft.problem(
+        f"{device.address} is {'needed by the host' if vital else 'in use'}: {holder}", where,
+        hint=holder.remedy,
+    )
+
+
+def check_only_card(draft: Draft, device: PciDevice, where: str) -> None:
+    """The host's only graphics card may go, but not unnoticed."""
+    others = [d for d in draft.facts.pci or () if is_display(d) and d.address != device.address]
+    if not others:
+        draft.problem(
+            f"{device.address} is this host's only graphics card: its screen stays dark until the "
+            "card is given back", where, severity="warning",
+            hint="have another way in (SSH) before you start",
+        )
+
+
+def check_reset(
+    draft: Draft, addresses: Sequence[PciAddress], method: str, key: str
+) -> None:
+    """A reset method that the kernel does not offer for the card."""
+    if method in ("auto", "none"):
+        return
+    for address in addresses:
+        device = draft.facts.device(address)
+        methods = device.reset_methods if device else None
+        if methods is not None and method not in methods and len(addresses) == 1:
+            draft.problem(
+                f"the kernel cannot reset {address} this way", f"{key}.reset", found=method,
+                allowed=", ".join(["auto", "none", *methods]),
+            )
+
+
+def _companions(draft: Draft, cards: Sequence[PlannedCard]) -> list[tuple[PciDevice, str]]:
+    """Other members of the cards' groups that have to leave their host drivers too."""
+    passed = {c.address for c in cards}
+    extra: list[tuple[PciDevice, str]] = []
+    done: set[int] = set()
+    for card in cards:
+        if card.iommu_group is None or card.iommu_group in done:
+            continue
+        done.add(card.iommu_group)
+        policy = draft.profile.pci[int(card.key[4:-1])].group
+        for member in draft.facts.group(card.iommu_group):
+            if member.is_bridge or member.address in passed or _may_stay(member):
+                continue
+            if policy == "take":
+                check_device(draft, member, card.key)
+                extra.append((member, f"{card.key}.group"))
+            else:
+                draft.problem(
+                    f"IOMMU group {card.iommu_group} of {card.address} also holds {member.address} "
+                    f"[{member.id}] on {member.driver}, which the profile does not name",
+                    f"{card.key}.device",
+                    hint='add it as [[pci]], or let it be taken along with group = "take"',
+                )
+    return extra
+
+
+def _may_stay(member: PciDevice) -> bool:
+    driver = member.driver
+    return driver is None or driver in _VIABLE or "vfio" in driver

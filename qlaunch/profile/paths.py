@@ -1,0 +1,137 @@
+"""Host paths in a profile: `~` and `${ENV}` expanded, relative to the file that says them.
+
+Which keys are paths is read from the field types, so a new HostPath key needs nothing here. It is
+done on each file's own tree before files are merged: a base's paths are relative to the base.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePath
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+
+from msgspec import Struct
+
+from qlaunch.errors import Problem
+from qlaunch.profile.keys import KeyPath, quote
+from qlaunch.profile.trust import asking_user
+from qlaunch.values import HostPath
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_TABLES: dict[type[Struct], dict[str, _Shape]] = {}
+
+
+class _Shape(NamedTuple):
+    """What a key may hold, as far as paths are concerned."""
+
+    path: bool = False
+    table: type[Struct] | None = None
+
+
+class PathRules(NamedTuple):
+    """What a path is expanded with."""
+
+    directory: Path
+    home: str
+    environ: Mapping[str, str]
+
+
+def home_directory() -> str:
+    """What `~` means: under sudo or pkexec the asking user's home, so that a plan made with
+    and without root names the same files."""
+    asking = asking_user() if os.geteuid() == 0 else None
+    if asking is not None:
+        import pwd
+
+        try:
+            return pwd.getpwuid(asking).pw_dir
+        except KeyError:
+            pass
+    return str(Path.home())
+
+
+def expand_path(text: str, rules: PathRules) -> str:
+    """The absolute path. Raises ValueError for an empty path or a variable that is not set."""
+    if not text:
+        raise ValueError("expected a path, not an empty text")
+
+    def value(match: re.Match[str]) -> str:
+        known = rules.environ.get(match[1])
+        if known is None:
+            raise ValueError(f"the environment variable {match[1]} is not set")
+        return known
+
+    expanded = _VARIABLE.sub(value, text)
+    if text == "~" or text.startswith("~/"):
+        expanded = rules.home + expanded[1:]
+    return str(PurePath(rules.directory, expanded))
+
+
+def expand_tree(
+    tree: dict[str, Any], table: type[Struct], rules: PathRules
+) -> list[tuple[KeyPath, Problem]]:
+    """Expand every path of a raw tree in place; what cannot be is left as it was, and told."""
+    faults: list[tuple[KeyPath, Problem]] = []
+    for holder, key, path in _written_paths(tree, table, ()):
+        try:
+            holder[key] = expand_path(holder[key], rules)
+        except ValueError as error:
+            hint = "export it, or write the path out" if "variable" in str(error) else ""
+            faults.append((path, Problem(str(error), found=quote(holder[key]), hint=hint)))
+    return faults
+
+
+def _written_paths(
+    tree: dict[str, Any], table: type[Struct], at: KeyPath
+) -> Iterator[tuple[Any, Any, KeyPath]]:
+    shapes = _shapes(table)
+    for key, value in tree.items():
+        shape = shapes.get(key)
+        if shape is None or not isinstance(value, (str, dict, list)):
+            continue
+        items: list[tuple[Any, Any, KeyPath]] = [(tree, key, (*at, key))]
+        if isinstance(value, list):
+            items = [(value, i, (*at, key, i)) for i in range(len(value))]
+        for holder, index, path in items:
+            item = holder[index]
+            if shape.path and isinstance(item, str):
+                yield holder, index, path
+            elif shape.table is not None and isinstance(item, dict):
+                yield from _written_paths(item, shape.table, path)
+
+
+def _shapes(table: type[Struct]) -> dict[str, _Shape]:
+    """The keys of a table that are paths, or tables that may hold some (kept: types are fixed)."""
+    if table not in _TABLES:
+        found = {name: _shape(kind) for name, kind in table.__annotations__.items()}
+        _TABLES[table] = {name: shape for name, shape in found.items() if shape != _Shape()}
+    return _TABLES[table]
+
+
+def _shape(kind: Any) -> _Shape:
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _shape(get_args(kind)[0])
+    if origin in (UnionType, Union, tuple):
+        shapes = [_shape(part) for part in get_args(kind)]
+        tables = [shape.table for shape in shapes if shape.table]
+        return _Shape(any(shape.path for shape in shapes), tables[0] if tables else None)
+    if isinstance(kind, type):
+        return _Shape(kind is HostPath, kind if issubclass(kind, Struct) else None)
+    return _Shape()
+
+
+Expander = Callable[[dict[str, Any], Path], list[tuple[KeyPath, Problem]]]
+
+
+def expander(table: type[Struct]) -> Expander:
+    """A function that expands trees of one kind; home and environment are looked up once."""
+    home = home_directory()
+
+    def expand(tree: dict[str, Any], directory: Path) -> list[tuple[KeyPath, Problem]]:
+        return expand_tree(tree, table, PathRules(directory, home, os.environ))
+
+    return expand

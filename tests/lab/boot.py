@@ -1,0 +1,179 @@
+"""Boots a lab host and runs one command in it.
+
+virtme-ng starts a packaged kernel on the running machine's own files, so there is no image to build.
+The root is copy-on-write or read-only in there: all that comes back is what is written to the result
+directory build/lab/TOPOLOGY, which both sides see under the same path. A command that hangs, a host
+that panics and an interrupted caller all end with the process group being killed and nothing left.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .topology import Topology
+
+ROOT = Path(__file__).resolve().parents[2]
+INSIDE = Path("tests/lab/inside")
+TIMEOUT = 900.0
+TIMED_OUT = 124
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of one run."""
+
+    exit_code: int
+    log: Path
+    junit: Path
+
+    def tail(self, lines: int = 40) -> str:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+def results(topology: Topology) -> Path:
+    """The directory a run of this topology leaves its results in."""
+    return ROOT / "build/lab" / topology.name
+
+
+def kernel() -> Path:
+    """The newest packaged kernel; one that runs in a container's host may have no modules here."""
+    found = [k for k in Path("/boot").glob("vmlinuz-*") if modules_of(k).is_dir()]
+    if not found:
+        raise FileNotFoundError("no kernel with modules in /boot: install linux-image-amd64")
+    return max(found, key=lambda k: k.stat().st_mtime)
+
+
+def modules_of(image: Path) -> Path:
+    return Path("/lib/modules") / image.name.removeprefix("vmlinuz-")
+
+
+def monitor_options(sockets: Path) -> list[str]:
+    """L1's QMP: one socket for us outside, one that QEMU itself connects to and shows L1 as a port.
+
+    The second spares a relay process. The port holds data back until somebody in L1 opens it.
+    """
+    inner = sockets / "inner"
+    return [
+        f"-qmp unix:{sockets / 'qmp'},server=on,wait=off",
+        f"-chardev socket,id=labqmp,path={inner},server=on,wait=off",
+        "-mon chardev=labqmp,mode=control",
+        f"-chardev socket,id=labport,path={inner}",
+        "-device virtio-serial-pci,id=labserial,bus=pcie.0,addr=0x1d",
+        "-device virtserialport,bus=labserial.0,chardev=labport,name=labqmp",
+    ]
+
+
+def vng(topology: Topology, sockets: Path, command: Sequence[str] = ()) -> list[str]:
+    """The command line that boots the topology; an interactive shell without a command."""
+    options = [*topology.options, *monitor_options(sockets)]
+    argv = [
+        str(Path(sys.executable).with_name("vng")),
+        *("--run", str(kernel())),
+        *("--disable-kvm", "--disable-microvm"),  # both give a machine that is not q35 with TCG
+        "--force-9p",  # else seconds go by until vng has seen that virtiofsd does not start
+        f"--rwdir={results(topology)}",
+        "--verbose",
+        *("--cpus", topology.cpus),
+        *("--memory", topology.memory),
+        *("--append", topology.kernel_line),
+        "--qemu-opts=" + " ".join(options),
+    ]
+    return [*argv, "--", shlex.join(command)] if command else argv
+
+
+def environment() -> dict[str, str]:
+    """vng calls its helpers by name, and they are where it is itself, not always on PATH."""
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+    return os.environ | {"PATH": path}
+
+
+def inner_script(topology: Topology, command: Sequence[str]) -> str:
+    """What runs in L1. The exit code goes to a file: not every vng passes it on."""
+    out = results(topology)
+    return "\n".join(
+        [
+            f"cd {shlex.quote(str(ROOT))}",
+            f"export QLAUNCH_LAB_INSIDE=1 QLAUNCH_LAB_TOPOLOGY={topology.name}",
+            f"export QLAUNCH_LAB_RESULTS={shlex.quote(str(out))} PYTHONDONTWRITEBYTECODE=1",
+            f"sh {INSIDE}/setup.sh {' '.join(topology.modules)}",
+            shlex.join(command),
+            f"echo $? > {shlex.quote(str(out / 'exit'))}",
+            "",
+        ]
+    )
+
+
+def pytest_command(topology: Topology, arguments: Sequence[str] = ()) -> list[str]:
+    """The inside tests of a topology."""
+    junit = results(topology) / "junit.xml"
+    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={junit}"]
+    return [*pytest, "-m", "lab", *(arguments or [str(INSIDE)])]
+
+
+@contextmanager
+def socket_directory() -> Iterator[Path]:
+    """Short, because a unix socket's path may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="qlaunch-lab-") as path:
+        yield Path(path)
+
+
+def run(topology: Topology, command: Sequence[str], timeout: float = TIMEOUT) -> Outcome:
+    """Boot, run, and come back with what happened; the previous run's results are removed first."""
+    out = results(topology)
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "screens").mkdir(parents=True)
+    script = out / "inner.sh"
+    script.write_text(inner_script(topology, command))
+    log = out / "console.log"
+    with socket_directory() as sockets, log.open("wb") as sink:
+        argv = vng(topology, sockets, ["sh", str(script)])
+        in_time = _supervise(argv, sink.fileno(), timeout)
+    code = out / "exit"
+    exit_code = int(code.read_text() or 1) if code.exists() else 1
+    return Outcome(exit_code if in_time else TIMED_OUT, log, out / "junit.xml")
+
+
+def _supervise(argv: list[str], sink: int, timeout: float) -> bool:
+    """False when the time was over. The process group is gone afterwards in every case.
+
+    The log comes through cat and a pipe because vng's QEMU opens /proc/self/fd/1 several times:
+    a file would be truncated each time and the writers overwrite each other.
+    """
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=sink) as cat:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=cat.stdin,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            _end(process)
+    return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(10)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,39 @@
+"""Boots every lab host once and reports what failed in there.
+
+The tests proper are in inside/ and run in the emulated host; from outside, one boot is one test,
+because a boot costs more than all the tests of a topology. The result directory keeps the console
+log, the junit file and the pictures of the card's monitor.
+"""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET  # noqa: S405  # our own pytest wrote it
+
+import pytest
+
+from .boot import Outcome, pytest_command, run
+from .topology import TOPOLOGIES
+
+pytestmark = pytest.mark.lab
+
+
+def failures(outcome: Outcome) -> list[str]:
+    """Name and message of every inside test that did not pass."""
+    found = []
+    for case in ET.parse(outcome.junit).iter("testcase"):  # noqa: S314
+        for kind in ("failure", "error"):
+            for problem in case.findall(kind):
+                name = f"{case.get('classname')}::{case.get('name')}"
+                found.append(f"{kind}: {name}\n{problem.text or problem.get('message')}")
+    return found
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_inside(name: str) -> None:
+    topology = TOPOLOGIES[name]
+    outcome = run(topology, pytest_command(topology))
+    if not outcome.junit.exists():
+        pytest.fail(f"{name}: no results, exit {outcome.exit_code}\n{outcome.tail()}")
+    if failed := failures(outcome):
+        pytest.fail(f"{name}: {len(failed)} failed inside\n" + "\n\n".join(failed))
+    assert outcome.exit_code == 0, f"exit {outcome.exit_code}\n{outcome.tail()}"

@@ -1,0 +1,94 @@
+"""The lab hosts: which QEMU options make which machine.
+
+A topology is one emulated host ("L1"). It is data only, so that a test states what hardware it needs
+by name and a new kind of host costs a few lines here and nothing in the code that boots it.
+
+Our devices have fixed addresses from 0x10 on: virtme-ng fills pcie.0 from slot 1, and how many slots
+it takes changes with its version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# What a TCG machine need not load. udev, where it is installed, loads by alias all that -cpu max and
+# q35 offer; these cost ten of twenty seconds until the shell and no test looks at them.
+# kvm_amd is here because -cpu max on TCG shows svm: /dev/kvm would appear and be chosen.
+UNWANTED = (
+    "acpi_cpufreq,aesni_intel,ahci,crc32_pclmul,crct10dif_pclmul,ghash_clmulni_intel,i2c_i801,"
+    "i6300esb,iTCO_wdt,kvm_amd,kvm_intel,lpc_ich,pcspkr,powernow_k8,psmouse,sha1_ssse3,"
+    "sha256_ssse3,sha512_ssse3,sr_mod"
+)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """One emulated host."""
+
+    name: str
+    summary: str
+    options: tuple[str, ...]
+    modules: tuple[str, ...]
+    cpus: str
+    memory: str = "3G"
+    append: str = ""
+
+    @property
+    def kernel_line(self) -> str:
+        return f"intel_iommu=on modprobe.blacklist={UNWANTED} {self.append}".strip()
+
+
+IOMMU = (
+    "-machine q35,kernel-irqchip=split",
+    # Our -cpu comes after virtme-ng's and wins. As an AMD the CPU would have SMT only with topoext.
+    "-cpu max,vendor=GenuineIntel",
+    "-device intel-iommu,intremap=on,caching-mode=on",
+)
+
+# An ioh3420 has no ACS: the port and all functions below it are one IOMMU group.
+# A codec is needed, or snd_hda_intel finds nothing to drive; without an explicit audiodev QEMU looks
+# for a sound server and fills the log with its failures.
+GRAPHICS_CARD = (
+    "-device ioh3420,id=rp1,bus=pcie.0,chassis=1,slot=1,addr=0x10",
+    "-device VGA,id=gpu0,bus=rp1,addr=00.0,multifunction=on",
+    "-audiodev none,id=sound0",
+    "-device intel-hda,id=hda0,bus=rp1,addr=00.1",
+    "-device hda-duplex,bus=hda0.0,audiodev=sound0",
+)
+
+# A pcie-root-port has ACS: everything below gets a group of its own, virtual functions too.
+OTHER_DEVICES = (
+    "-device pcie-root-port,id=rp2,bus=pcie.0,chassis=2,slot=2,addr=0x11",
+    "-device e1000e,id=nic0,bus=rp2,mac=52:54:00:00:00:01",
+    "-device pcie-root-port,id=rp3,bus=pcie.0,chassis=3,slot=3,addr=0x12",
+    "-device nvme-subsys,id=ss0",
+    "-device nvme,serial=lab1,bus=rp3,subsys=ss0,sriov_max_vfs=2,sriov_vq_flexible=4,"
+    "sriov_vi_flexible=2,max_ioqpairs=8,msix_qsize=8",
+    "-device qemu-xhci,id=usb0,bus=pcie.0,addr=0x13",
+)
+
+CARD = Topology(
+    name="card",
+    summary="a graphics card with audio as boot VGA; a NIC, an SR-IOV NVMe and a USB controller",
+    options=(*IOMMU, *GRAPHICS_CARD, *OTHER_DEVICES),
+    modules=("bochs", "snd_hda_intel", "vfio-pci", "e1000e", "nvme", "xhci_pci"),
+    cpus="4,sockets=1,cores=2,threads=2",
+)
+
+NUMA = Topology(
+    name="numa",
+    summary="two nodes of four CPUs with SMT and hugepages on both; one NIC to pass through",
+    options=(
+        *IOMMU,
+        "-object memory-backend-ram,id=m0,size=1536M",
+        "-object memory-backend-ram,id=m1,size=1536M",
+        "-numa node,nodeid=0,memdev=m0,cpus=0-3",
+        "-numa node,nodeid=1,memdev=m1,cpus=4-7",
+        *OTHER_DEVICES[:2],
+    ),
+    modules=("vfio-pci", "e1000e"),
+    cpus="8,sockets=2,cores=2,threads=2",
+    append="hugepagesz=2M hugepages=128",
+)
+
+TOPOLOGIES = {topology.name: topology for topology in (CARD, NUMA)}
