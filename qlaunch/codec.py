@@ -30,12 +30,17 @@ PARSERS: dict[type, Callable[[str], Any]] = {
 
 
 def decode_value(kind: type, raw: object) -> object:
-    """msgspec `dec_hook`: the text (or CPU list) that a user or `to_json` wrote → the value."""
+    """msgspec `dec_hook`: the text (or CPU numbers) that a user or `to_json` wrote → the value.
+
+    Raises ValueError for a bad text and TypeError for what is no text at all.
+    """
     if kind is values.CpuSet and isinstance(raw, list):
-        return values.CpuSet(raw)  # a tuple's subclass is written as an array
+        return values.parse_cpu_numbers(raw)  # a tuple's subclass is written as an array
+    if kind is values.CpuSet and type(raw) is int:
+        return values.parse_cpu_numbers((raw,))
     parser = PARSERS.get(kind)
     if parser is None or not isinstance(raw, str):
-        raise ValueError(f"text for {kind.__name__}, got {type(raw).__name__}")
+        raise TypeError(f"text for {kind.__name__}, got {type(raw).__name__}")
     return parser(raw)
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
 _PCI_ID = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})")
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
-_SIZE = re.compile(r"([0-9]+)([KMGT])(?:i?B)?")
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|min|h)")
+_SIZE = re.compile(r"([0-9]{1,12})(?:([KMGT])(?:i?B)?|B)")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|min|h)")
 _SLOT = re.compile(r"(?:0x)?([01]?[0-9a-f])(?:\.([0-7]))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,62}")
-_CPU_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
+_CPU_RANGE = re.compile(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*")
 _MAX_CPU = 8191  # CONFIG_NR_CPUS of x86_64 distribution kernels
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -82,13 +82,13 @@ class GuestSlot(str):
 
 
 class Size(int):
-    """A number of bytes; `str()` is the shortest exact QEMU spelling ("8G", "1536M")."""
+    """A number of bytes; `str()` is the shortest exact QEMU spelling ("8G", "1536M", "1000B")."""
 
     def __str__(self) -> str:
         for unit in "TGMK":
             if self and self % _UNITS[unit] == 0:
                 return f"{self // _UNITS[unit]}{unit}"
-        return str(int(self))
+        return f"{int(self)}B"
 
     @property
     def mib(self) -> int:
@@ -97,10 +97,10 @@ class Size(int):
 
 
 class Duration(float):
-    """Seconds; `str()` is "60s"."""
+    """Seconds, to the microsecond; `str()` is "60s"."""
 
     def __str__(self) -> str:
-        return f"{float(self):g}s"
+        return f"{float(self):.6f}".rstrip("0").rstrip(".") + "s"
 
 
 class MacAddress(str):
@@ -175,11 +175,11 @@ def parse_guest_slot(text: str) -> GuestSlot:
 
 
 def parse_size(text: str) -> Size:
-    """`8G`, `512M`, `1024K`, `8GiB`: always powers of 1024, as QEMU reads them."""
+    """`8G`, `512M`, `1024K`, `8GiB`, `512B`: always powers of 1024, as QEMU reads them."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ValueError("a size with a unit like 8G or 512M")
-    return Size(int(match[1]) * _UNITS[match[2]])
+    return Size(int(match[1]) * (_UNITS[match[2]] if match[2] else 1))
 
 
 def parse_duration(text: str) -> Duration:
@@ -187,7 +187,7 @@ def parse_duration(text: str) -> Duration:
     match = _DURATION.fullmatch(text.strip())
     if not match:
         raise ValueError("a duration with a unit like 60s or 2min")
-    return Duration(float(match[1]) * _SECONDS[match[2]])
+    return Duration(round(float(match[1]) * _SECONDS[match[2]], 6))
 
 
 def parse_mac(text: str) -> MacAddress:
@@ -210,7 +210,7 @@ def parse_vm_name(text: str) -> VmName:
 def parse_cpu_set(text: str) -> CpuSet:
     """`0,4-6` → CpuSet; an empty list, a falling range or a number over 8191 is refused."""
     cpus: set[int] = set()
-    for part in text.replace(" ", "").split(","):
+    for part in text.split(","):
         match = _CPU_RANGE.fullmatch(part)
         if not match:
             raise ValueError("a CPU list like 0,4 or 2-5")
@@ -219,4 +219,14 @@ def parse_cpu_set(text: str) -> CpuSet:
         if last < first or last > _MAX_CPU:
             raise ValueError(f"a CPU list like 0,4 or 2-5, rising, none over {_MAX_CPU}")
         cpus.update(range(first, last + 1))
+    return CpuSet(cpus)
+
+
+def parse_cpu_numbers(numbers: Iterable[object]) -> CpuSet:
+    """CPU numbers from a list of a profile's or of JSON's → CpuSet."""
+    cpus: list[int] = []
+    for number in numbers:
+        if type(number) is not int or not 0 <= number <= _MAX_CPU:
+            raise ValueError(f"CPU numbers from 0 to {_MAX_CPU}")
+        cpus.append(number)
     return CpuSet(cpus)

@@ -123,6 +123,7 @@ class Iommu(Struct, frozen=True, kw_only=True):
     kind: Literal["", "intel", "amd", "other"] = ""
     groups: int = 0
     interrupt_remapping: bool | None = None
+    unsafe_interrupts: bool | None = None  # vfio_iommu_type1 allow_unsafe_interrupts, when loaded
     reason: str = ""  # why not enabled: firmware table missing, kernel parameter missing
     hint: str = ""
 
@@ -194,6 +195,7 @@ class Invoker(Struct, frozen=True, kw_only=True):
     groups: tuple[int, ...] = ()
     runtime_dir: str = ""  # XDG_RUNTIME_DIR of that user
     display: bool = False  # DISPLAY or WAYLAND_DISPLAY is set
+    asked: int | None = None  # the uid behind sudo or pkexec, when that is how we are root
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):

@@ -20,7 +20,6 @@ from qlaunch.facts.tree import (
     read_attribute,
     read_lines,
     read_number,
-    read_whole,
 )
 from qlaunch.values import PciAddress, PciId
 
@@ -190,15 +189,27 @@ def read_variants(root: Path, release: str) -> Variants:
     These are drivers that bind by driver_override only (PCI_DRIVER_OVERRIDE_DEVICE_VFIO in
     include/linux/pci.h). The file has megabytes; it is searched, not split.
     """
-    text = read_whole(f"{base_of(root)}/lib/modules/{release}/modules.alias") or b""
+    import mmap  # searching the page cache in place takes a third of the time of reading it
+
+    path = f"{base_of(root)}/lib/modules/{release}/modules.alias"
     found = []
-    at = text.find(_ALIAS)
-    while at >= 0:
-        end = text.find(b"\n", at)
-        words = text[at + len(_ALIAS) : end if end >= 0 else None].decode(errors="replace").split()
-        if len(words) == 2 and words[1] != "vfio_pci":
-            found.append((words[0], words[1]))
-        at = text.find(_ALIAS, at + len(_ALIAS))
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ()
+    try:
+        with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as text:
+            at = text.find(_ALIAS)
+            while at >= 0:
+                text.seek(at + len(_ALIAS))
+                words = text.readline().decode(errors="replace").split()
+                if len(words) == 2 and words[1] != "vfio_pci":
+                    found.append((words[0], words[1]))
+                at = text.find(_ALIAS, at + len(_ALIAS))
+    except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+        return ()
+    finally:
+        os.close(fd)
     return tuple(found)
 
 

@@ -42,11 +42,9 @@ class ReserveHugePagesHandler:
         if missing <= 0:
             return
         before = _persistent(pool)
-        del captured["raised"]  # not known while the kernel allocates
-        try:
-            _write(host, pool, before + missing)
-        finally:
-            captured["raised"] = max(0, _persistent(pool) - before)
+        del captured["raised"]  # not known until the kernel is done
+        _write(host, pool, before + missing)
+        captured["raised"] = max(0, _persistent(pool) - before)
         if _free(pool) < step.count:
             raise HostError(
                 Problem(

@@ -1,0 +1,120 @@
+"""List PCI devices by IOMMU group: driver, reset methods, who holds them, and whether the group
+could be handed to a guest, and why not. Run as root it sees every user's processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from textwrap import wrap
+
+from qlaunch.cli.text import write, write_json
+from qlaunch.errors import EXIT_OK
+from qlaunch.facts.model import PciDevice
+from qlaunch.plan.handover import Group, groups
+
+EXAMPLE = """\
+example:
+  qlaunch devices               all groups
+  qlaunch devices 03:00.0       the group of one device
+  qlaunch devices --cards       groups with a graphics card
+  qlaunch devices --json | jq '.[] | select(.obstacles == [])'
+"""
+
+# PCI code and ID assignment specification; the words are lspci's, shortened.
+_CLASSES = {
+    0x0100: "SCSI", 0x0101: "IDE", 0x0104: "RAID", 0x0106: "SATA", 0x0107: "SAS", 0x0108: "NVMe",
+    0x0200: "Ethernet", 0x0280: "network", 0x0300: "VGA", 0x0302: "3D", 0x0380: "display",
+    0x0401: "audio", 0x0403: "audio", 0x0500: "RAM", 0x0600: "host bridge", 0x0601: "ISA bridge",
+    0x0604: "PCI bridge", 0x0703: "modem", 0x0780: "comm", 0x0880: "system", 0x0C03: "USB",
+    0x0C05: "SMBus", 0x0C80: "serial bus", 0x1180: "signal", 0x0D11: "bluetooth",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which devices, and --json."""
+    parser.add_argument("address", nargs="*", metavar="ADDRESS", help="only the groups of these")
+    parser.add_argument("--cards", action="store_true", help="only groups with a graphics card")
+    parser.add_argument("--facts", metavar="FILE", help="a snapshot instead of this host")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the groups."""
+    from qlaunch.facts.model import Wanted
+    from qlaunch.facts.probe import read_facts, read_snapshot
+
+    wanted = Wanted(holders=True, cpus=False, memory=False, kvm=False, links=False, qemu=None)
+    facts = read_snapshot(args.facts) if args.facts else read_facts(wanted)
+    found = [g for g in groups(facts) if _asked_for(g, args)]
+    if args.json:
+        write_json(
+            [
+                {
+                    "group": g.number,
+                    "devices": g.devices,
+                    "obstacles": [p._asdict() for p in g.obstacles],
+                    "warnings": [p._asdict() for p in g.warnings],
+                }
+                for g in found
+            ]
+        )
+        return EXIT_OK
+    write("\n".join(group_text(g) for g in found) or "no such device\n")
+    return EXIT_OK
+
+
+def _asked_for(group: Group, args: argparse.Namespace) -> bool:
+    from qlaunch.errors import Problem, UsageError
+    from qlaunch.plan.cards import is_display
+    from qlaunch.values import parse_pci_address
+
+    if args.cards and not any(is_display(d) for d in group.devices):
+        return False
+    try:
+        addresses = {parse_pci_address(a) for a in args.address}
+    except ValueError as error:
+        raise UsageError(Problem(f"an address must be {error}", found=str(args.address))) from None
+    return not addresses or any(d.address in addresses for d in group.devices)
+
+
+def group_text(group: Group) -> str:
+    """One group, at most 80 columns wide."""
+    head = "no IOMMU group" if group.number is None else f"group {group.number}"
+    if not group.obstacles:
+        verdict = "could be handed over"
+    elif all(d.is_bridge for d in group.devices):
+        verdict = "bridges: stay with the host"
+    else:
+        verdict = "cannot be handed over"
+    lines = [f"{head}: {verdict}"]
+    for device in group.devices:
+        lines += _device_lines(device)
+    if not all(d.is_bridge for d in group.devices):
+        for problem in (*group.obstacles, *group.warnings):
+            lines += wrap(f"{problem.severity}: {problem.message}", 80, initial_indent="  ",
+                          subsequent_indent="    ")
+            if problem.hint:
+                lines += wrap(f"hint: {problem.hint}", 80, initial_indent="  ",
+                              subsequent_indent="    ")
+    return "\n".join(lines) + "\n"
+
+
+def _device_lines(device: PciDevice) -> list[str]:
+    kind = _CLASSES.get(device.class_code >> 8, f"{device.class_code >> 8:04x}")
+    resets = "" if device.is_bridge else f"  reset: {_resets(device)}"
+    override = f" (override {device.driver_override})" if device.driver_override else ""
+    line = f"  {device.address}  {device.id}  {kind:11}  {device.driver or '-'}{override}{resets}"
+    extra = []
+    if device.sriov_total:
+        extra.append(f"{device.sriov_count or 0} of {device.sriov_total} virtual functions on")
+    if device.physfn:
+        extra.append(f"virtual function of {device.physfn}")
+    if device.boot_vga:
+        extra.append("the firmware's boot display")
+    return [line, *(f"      {text}" for text in extra)]
+
+
+def _resets(device: PciDevice) -> str:
+    if device.reset_methods is None:
+        return "?"
+    return " ".join(device.reset_methods) or "none"

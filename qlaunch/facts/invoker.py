@@ -1,0 +1,122 @@
+"""Whose machine it is: who asked, with what power, and whom QEMU runs as.
+
+`uid`, `gid`, `name`, `home`, `groups` and `runtime_dir` are those of the account QEMU runs as:
+the user that the profile names; else, when we are root, the one who asked through sudo or pkexec,
+so that their files, screen and sound work; else, when root itself asked, `nobody`; and without
+root our own. `asked` is the uid behind sudo or pkexec, whoever QEMU runs as. SUDO_UID and
+PKEXEC_UID are believed as root only: anyone can set them.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections.abc import Mapping
+from pathlib import Path
+
+from qlaunch.errors import HostError, Problem
+from qlaunch.facts.model import Invoker
+
+_NOBODY = 65534  # the overflow uid; the name is `nobody` everywhere, its group is not
+
+
+def read_invoker(
+    user: str = "", *, environ: Mapping[str, str] | None = None, euid: int | None = None
+) -> Invoker:
+    """`user` is [qemu] user, a name or a uid. Raises HostError when it is nobody's.
+
+    `environ` and `euid` stand for the process's own (tests).
+    """
+    env = os.environ if environ is None else environ
+    own = os.geteuid() if euid is None else euid
+    asked = _asked(env) if own == 0 else None
+    if user:
+        entry = _named(user)
+    elif own != 0:
+        entry = _known(own)
+    elif asked is not None:
+        entry = _known(asked)
+    else:
+        entry = _nobody()
+    uid = entry.pw_uid
+    gid = _number(env.get("SUDO_GID")) if uid == asked and not user else None
+    primary = entry.pw_gid if gid is None else gid
+    return Invoker(
+        root=own == 0,
+        uid=uid,
+        gid=primary,
+        name=entry.pw_name,
+        home=entry.pw_dir,
+        groups=_groups(entry, primary, own),
+        runtime_dir=_runtime_dir(uid, own, env),
+        display=bool(env.get("DISPLAY") or env.get("WAYLAND_DISPLAY")),
+        asked=asked,
+    )
+
+
+def _asked(env: Mapping[str, str]) -> int | None:
+    """pkexec empties the environment, so its word beside sudo's is the outer one: the person."""
+    for key in ("PKEXEC_UID", "SUDO_UID"):
+        uid = _number(env.get(key))
+        if uid:  # 0: root asked root
+            try:
+                return pwd.getpwuid(uid).pw_uid
+            except KeyError:
+                continue
+    return None
+
+
+def _number(text: str | None) -> int | None:
+    """Digits only: int() would take " 1_000", and setuid anything below 2**32."""
+    if text and text.isascii() and text.isdigit() and len(text) <= 10:
+        return int(text) if int(text) < 2**32 - 1 else None
+    return None
+
+
+def _named(user: str) -> pwd.struct_passwd:
+    try:
+        number = _number(user)
+        return pwd.getpwnam(user) if number is None else pwd.getpwuid(number)
+    except KeyError:
+        from difflib import get_close_matches
+
+        near = get_close_matches(user, [entry.pw_name for entry in pwd.getpwall()], n=1)
+        hint = f"did you mean {near[0]}?" if near else "name an account of this host"
+        raise HostError(Problem(f"there is no user {user}", "qemu.user", hint=hint)) from None
+
+
+def _known(uid: int) -> pwd.struct_passwd:
+    """A uid without an account (a container's) runs all the same, with no name and no home."""
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:
+        gid = os.getegid() if uid == os.geteuid() else uid
+        return pwd.struct_passwd((str(uid), "x", uid, gid, "", "/", "/bin/sh"))
+
+
+def _nobody() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("nobody")
+    except KeyError:
+        return pwd.struct_passwd(("nobody", "x", _NOBODY, _NOBODY, "", "/", "/bin/sh"))
+
+
+def _groups(entry: pwd.struct_passwd, gid: int, own: int) -> tuple[int, ...]:
+    """Supplementary groups and the primary one: of ourselves as they are, of others as listed."""
+    if entry.pw_uid == own and own == os.geteuid():
+        return tuple(sorted({gid, *os.getgroups()}))
+    try:
+        return tuple(sorted({gid, *os.getgrouplist(entry.pw_name, gid)}))
+    except OSError:
+        members = (group.gr_gid for group in grp.getgrall() if entry.pw_name in group.gr_mem)
+        return tuple(sorted({gid, *members}))
+
+
+def _runtime_dir(uid: int, own: int, env: Mapping[str, str]) -> str:
+    """XDG_RUNTIME_DIR is ours; another account's is where pam_systemd puts it, if logged in."""
+    named = env.get("XDG_RUNTIME_DIR", "")
+    if uid == own and named.startswith("/"):
+        return named
+    path = f"/run/user/{uid}"
+    return path if Path(path).is_dir() else ""

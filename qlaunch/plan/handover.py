@@ -1,0 +1,49 @@
+"""Whether a whole IOMMU group could be handed to a guest: the plan's own rules, asked per group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from qlaunch.errors import Problem
+from qlaunch.facts.model import HostFacts, PciDevice
+from qlaunch.plan.draft import Draft
+from qlaunch.plan.takeover import check_device, check_iommu
+from qlaunch.profile.profile import Profile
+from qlaunch.values import VmName
+
+
+class Group(Struct, frozen=True, kw_only=True):
+    """A group's members and what stands against handing them over (empty: nothing)."""
+
+    number: int | None  # None: devices in no group
+    devices: tuple[PciDevice, ...]
+    obstacles: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+
+def groups(facts: HostFacts) -> list[Group]:
+    """Every IOMMU group by number, then the devices that are in none."""
+    numbers = sorted({d.iommu_group for d in facts.pci or () if d.iommu_group is not None})
+    found = [_group(facts, n, facts.group(n)) for n in numbers]
+    alone = [d for d in facts.pci or () if d.iommu_group is None]
+    if alone:
+        found.append(_group(facts, None, alone))
+    return found
+
+
+def _group(facts: HostFacts, number: int | None, devices: Iterable[PciDevice]) -> Group:
+    members = tuple(devices)
+    draft = Draft(Profile(name=VmName("devices")), facts, None)
+    check_iommu(draft)
+    candidates = [d for d in members if not d.is_bridge]
+    for device in candidates:
+        check_device(draft, device, str(device.address))
+    if not candidates:
+        draft.problem("only bridges, which stay with the host", "")
+    return Group(
+        number=number, devices=members,
+        obstacles=tuple(p for p in draft.problems if p.severity == "error"),
+        warnings=tuple(p for p in draft.problems if p.severity == "warning"),
+    )

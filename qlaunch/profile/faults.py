@@ -1,0 +1,246 @@
+"""The error path: every fault of a raw tree at once, told in the profile's own words.
+
+The fast path is one `msgspec.convert`, which stops at its first fault. Only when that has
+refused is the tree walked here, key by key against the same types.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+from msgspec import inspect as mi
+
+from qlaunch.codec import decode_value
+from qlaunch.errors import Problem
+from qlaunch.profile.keys import KeyPath, key_text, spell_key
+from qlaunch.profile.places import Finding
+from qlaunch.profile.spelling import describe, options, spell, unwrap, value_kind
+
+_FITS: tuple[tuple[type, tuple[type, ...]], ...] = (
+    (mi.BoolType, (bool,)),
+    (mi.StrType, (str,)),
+    (mi.IntType, (int,)),
+    (mi.FloatType, (float, int)),
+    (mi.VarTupleType, (list,)),
+    (mi.ListType, (list,)),
+    (mi.StructType, (dict,)),
+    (mi.DictType, (dict,)),
+)
+
+
+def find_faults(tree: dict[str, Any], table: type[Struct]) -> list[Finding]:
+    """Everything that keeps the tree from being a `table`, in the order of the tree."""
+    kind = mi.type_info(table)
+    assert isinstance(kind, mi.StructType)  # noqa: S101 - tells the type checker
+    return list(_Walk(kind).table(tree, kind, ()))
+
+
+class _Walk:
+    def __init__(self, root: mi.StructType) -> None:
+        self.root = root
+
+    def table(self, tree: dict[str, Any], kind: mi.StructType, at: KeyPath) -> Iterator[Finding]:
+        fields = {field.encode_name: field for field in kind.fields}
+        for key, value in tree.items():
+            if key in fields:
+                yield from self.value(value, fields[key].type, (*at, key))
+            else:
+                yield self.unknown(key, value, list(fields), at)
+        for name, field in fields.items():
+            if field.required and name not in tree:
+                _, notes = unwrap(field.type)
+                hint = f"{name}: {notes.get('description', describe(field.type))}"
+                yield Finding(at, Problem(f"the key {name} is missing", hint=hint))
+
+    def unknown(self, key: str, value: object, known: list[str], at: KeyPath) -> Finding:
+        hint = ""
+        elsewhere = [path for path, name in _all_keys(self.root, "") if name == key]
+        if near := nearest(key, known):
+            hint = f"did you mean {near}?"
+        elif elsewhere:
+            hint = f"{key} belongs in {' or '.join(elsewhere[:3])}"
+        return Finding(
+            (*at, key),
+            Problem(
+                "unknown key",
+                found=_shorten(f"{spell_key(key)} = {spell(value)}"),
+                allowed=", ".join(known),
+                hint=hint,
+            ),
+        )
+
+    def value(self, value: object, kind: mi.Type, at: KeyPath) -> Iterator[Finding]:
+        choices = options(kind)
+        fitting = [choice for choice in choices if _fits(choice, value)]
+        if not fitting:
+            yield Finding(at, _wrong_kind(value, kind, at))
+            yield from self.inside_wrong_kind(value, choices, at)
+            return
+        results = [list(self.fitting(value, choice, at)) for choice in fitting]
+        if all(results):
+            for finding in results[0]:
+                if finding.path == at and finding.problem.allowed and len(choices) > 1:
+                    allowed = describe(kind)
+                    finding = finding._replace(problem=finding.problem._replace(allowed=allowed))
+                yield finding
+
+    def inside_wrong_kind(
+        self, value: object, choices: list[mi.Type], at: KeyPath
+    ) -> Iterator[Finding]:
+        """`[disk]` for `[[disk]]` or the other way round: its keys are looked at all the same."""
+        table = next((t for t in map(_table_of, choices) if t is not None), None)
+        if table is not None and isinstance(value, dict):
+            yield from self.table(value, table, at)
+        elif table is not None and isinstance(value, list):
+            for number, item in enumerate(value):
+                if isinstance(item, dict):
+                    yield from self.table(item, table, (*at, number))
+
+    def fitting(self, value: Any, kind: mi.Type, at: KeyPath) -> Iterator[Finding]:
+        """Faults of a value whose kind is right."""
+        bare, notes = unwrap(kind)
+        if isinstance(bare, mi.StructType):
+            yield from self.table(value, bare, at)
+        elif isinstance(bare, mi.DictType):
+            for key, item in value.items():
+                for finding in self.value(key, bare.key_type, (*at, key)):
+                    yield finding._replace(
+                        problem=finding.problem._replace(found=_shorten(spell_key(key)))
+                    )
+                yield from self.value(item, bare.value_type, (*at, key))
+        elif isinstance(bare, (mi.VarTupleType, mi.ListType)):
+            for number, item in enumerate(value):
+                yield from self.value(item, bare.item_type, (*at, number))
+        elif (problem := _leaf(value, bare, notes)) is not None:
+            yield Finding(at, problem)
+
+
+def _leaf(value: Any, kind: mi.Type, notes: dict[str, Any]) -> Problem | None:
+    if isinstance(kind, mi.LiteralType):
+        return _literal(value, kind)
+    if isinstance(kind, mi.CustomType):
+        try:
+            decode_value(kind.cls, value)
+        except ValueError as error:
+            return Problem(f"expected {error}", found=spell(value))
+    bad_int = isinstance(kind, mi.IntType) and not _in_range(value, kind)
+    bad_text = isinstance(kind, mi.StrType) and not _matches(value, kind)
+    if bad_int or bad_text:
+        wanted = notes.get("form") or describe(kind)
+        return Problem(f"expected {wanted}", found=spell(value))
+    return None
+
+
+def _literal(value: object, kind: mi.LiteralType) -> Problem | None:
+    if value in kind.values:
+        return None
+    near = nearest(str(value), [str(v) for v in kind.values])
+    return Problem(
+        "unknown value",
+        found=spell(value),
+        allowed=describe(kind),
+        hint=f"did you mean {spell(near)}?" if near else "",
+    )
+
+
+def _in_range(value: int, kind: mi.IntType) -> bool:
+    return (kind.ge is None or value >= kind.ge) and (kind.le is None or value <= kind.le)
+
+
+def _matches(value: str, kind: mi.StrType) -> bool:
+    return (
+        (kind.min_length is None or len(value) >= kind.min_length)
+        and (kind.max_length is None or len(value) <= kind.max_length)
+        and (kind.pattern is None or re.search(kind.pattern, value) is not None)
+    )
+
+
+def _fits(kind: mi.Type, value: object) -> bool:
+    """Whether a value is of the sort the type wants (a list, text, …)."""
+    bare, _ = unwrap(kind)
+    if isinstance(bare, mi.LiteralType):
+        return isinstance(value, type(bare.values[0]))
+    if isinstance(bare, mi.CustomType):
+        try:
+            decode_value(bare.cls, value)
+        except TypeError:
+            return False
+        except ValueError:
+            return True
+        return True
+    wanted = next((types for known, types in _FITS if isinstance(bare, known)), (object,))
+    return isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool))
+
+
+def _table_of(kind: mi.Type) -> mi.StructType | None:
+    bare, _ = unwrap(kind)
+    if isinstance(bare, (mi.VarTupleType, mi.ListType)):
+        bare, _ = unwrap(bare.item_type)
+    return bare if isinstance(bare, mi.StructType) else None
+
+
+def _wrong_kind(value: object, kind: mi.Type, at: KeyPath) -> Problem:
+    name = key_text(tuple(part for part in at if isinstance(part, str)))
+    lists = [c for c in options(kind) if isinstance(unwrap(c)[0], mi.VarTupleType)]
+    table = next((t for t in map(_table_of, options(kind)) if t is not None), None)
+    hint = ""
+    if table is not None and lists and isinstance(value, dict):
+        hint = f"write [[{name}]], once for each"
+    elif table is not None and isinstance(value, list):
+        hint = f"write [{name}], once"
+    elif isinstance(value, str):
+        hint = _unquoted(value, kind)
+    elif type(value) is int and _fits_text(kind):
+        hint = f'write it in quotes: "{spell(value)}"'
+    found = spell(value)
+    return Problem(f"expected {describe(kind)}, not {value_kind(value)}", found=found, hint=hint)
+
+
+def _unquoted(value: str, kind: mi.Type) -> str:
+    """The hint for `cores = "4"` and `boot_menu = "True"`."""
+    kinds = [unwrap(choice)[0] for choice in options(kind)]
+    text = value.strip().lower()
+    number = any(isinstance(k, mi.IntType) for k in kinds)
+    truth = any(isinstance(k, mi.BoolType) for k in kinds)
+    if number and text.isascii() and text.isdigit() and len(text) < 10:
+        return f"write it without quotes: {int(text)}"
+    if truth and text in ("true", "false", "yes", "no", "on", "off"):
+        return f"write {'true' if text in ('true', 'yes', 'on') else 'false'} without quotes"
+    return ""
+
+
+def _fits_text(kind: mi.Type) -> bool:
+    return any(isinstance(unwrap(choice)[0], mi.StrType) for choice in options(kind))
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The known word closest to a mistyped one, or ""."""
+    import difflib
+
+    if len(word) > 64:
+        return ""
+    folded = {name.lower(): name for name in known}
+    wanted = word.lower().replace("-", "_")
+    for candidate in (word.lower(), wanted):
+        if near := difflib.get_close_matches(candidate, folded, n=1, cutoff=0.65):
+            return folded[near[0]]
+    return ""
+
+
+def _all_keys(kind: mi.StructType, at: str) -> Iterator[tuple[str, str]]:
+    """(table's header, key) for every key there is."""
+    for field in kind.fields:
+        yield at or "no table (above the first header)", field.encode_name
+        for choice in options(field.type):
+            table = _table_of(choice)
+            if table is not None:
+                several = not isinstance(unwrap(choice)[0], mi.StructType)
+                name = f"{at.strip('[]')}.{field.encode_name}" if at else field.encode_name
+                yield from _all_keys(table, f"[[{name}]]" if several else f"[{name}]")
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"

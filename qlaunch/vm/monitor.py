@@ -1,0 +1,304 @@
+"""QMP: ask QEMU, and hear what happens to it. The one file that imports qemu.qmp.
+
+The library's connection reports an end only to whoever disconnects it, and asyncio complains of
+what nobody collected; so one task waits for the end, disconnects, and keeps the reason. All that
+leaves this file is HostError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, NamedTuple
+
+from qlaunch.errors import HostError, Problem
+from qlaunch.vm.loop import asyncio, first, without_ssl
+
+_annotations_only = ModuleType("ssl")
+_annotations_only.SSLContext = object  # type: ignore[attr-defined]
+with without_ssl(_annotations_only):
+    from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
+    from qemu.qmp.message import Message
+
+READ_LIMIT = 16 << 20  # bytes of one reply; query-qmp-schema has 200 KiB
+KEPT_EVENTS = 1024  # that nobody has read; a failing disk can send thousands a second
+DIAL_EVERY = 0.02
+ALIVE_EVERY = 0.2
+CLOSING = 2.0
+
+
+class QmpError(HostError):
+    """QEMU understood the command and refused it; `error_class` and `desc` are its words."""
+
+    def __init__(self, command: str, error_class: str, desc: str) -> None:
+        super().__init__(Problem(f"QEMU refused {command}", found=f"{desc} ({error_class})"))
+        self.error_class = error_class
+        self.desc = desc
+
+
+class Event(NamedTuple):
+    """Something QEMU told without having been asked."""
+
+    name: str
+    data: Mapping[str, Any]
+    seconds: float  # since the epoch, by QEMU's clock
+
+
+class Events:
+    """A queue of events that ends with the connection; the oldest are dropped when nobody reads."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._news = asyncio.Event()
+        self._over = False
+
+    def put(self, event: Event) -> None:
+        """Add one."""
+        self._waiting.append(event)
+        self._news.set()
+
+    def end(self) -> None:
+        """No more will come; those that wait are still given out."""
+        self._over = True
+        self._news.set()
+
+    async def get(self) -> Event | None:
+        """The next event, or None when there will be no more."""
+        while not self._waiting:
+            if self._over:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        return self._waiting.popleft()
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self.get()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+
+class Monitor:
+    """One QMP connection. `events` holds all events since it was made; `lost` says why it ended."""
+
+    def __init__(self) -> None:
+        self.events = Events()
+        self.lost = ""
+        self._also: list[Events] = []
+        self._stop = asyncio.Event()
+        self._over = asyncio.Event()
+        self._socket: socket.socket | None = None
+        self._attendant: asyncio.Task[None] | None = None
+        self._client = QMPClient("qlaunch")
+        self._client.readbuflen = READ_LIMIT
+        # The library keeps every event of the run as history, unless its filter refuses them.
+        self._client.events.event_filter = self._hear
+
+    @classmethod
+    async def connect(
+        cls,
+        where: str | socket.socket,
+        *,
+        timeout: float | None = 30.0,
+        alive: Callable[[], bool] = lambda: True,
+    ) -> Monitor:
+        """Connect to a path, which may not exist yet, or take a connected socket, and negotiate.
+
+        Returns when QEMU has answered qmp_capabilities. Raises HostError, with the socket closed,
+        when `alive` says no, after `timeout`, or when what answers is not QMP.
+        """
+        monitor = cls()
+        task = asyncio.ensure_future(monitor._open(where))
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        try:
+            while not task.done():
+                left = ALIVE_EVERY if deadline is None else deadline - loop.time()
+                if left <= 0:
+                    raise HostError(f"QEMU did not answer on QMP within {timeout:g} s")
+                await asyncio.wait((task,), timeout=min(left, ALIVE_EVERY))
+                if not task.done() and not alive():
+                    raise HostError("QEMU ended before it answered on QMP")
+            task.result()
+        finally:
+            await _cancel(task)
+            if monitor._attendant is None and isinstance(where, socket.socket):
+                where.close()
+        return monitor
+
+    async def _open(self, where: str | socket.socket) -> None:
+        sock = await _dial(where) if isinstance(where, str) else where
+        try:
+            await self._client.connect(sock)
+        except ConnectError as error:
+            raise HostError(
+                Problem("QMP could not be started", found=_reason(error.exc))
+            ) from None
+        finally:
+            if self._client.runstate is not Runstate.RUNNING:
+                sock.close()
+        self._socket = sock
+        self._attendant = asyncio.ensure_future(self._attend())
+
+    async def __aenter__(self) -> Monitor:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is over; `lost` then says why."""
+        return bool(self.lost)
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is over, by whichever side. All events are in the queues."""
+        await self._over.wait()
+
+    def listen(self) -> contextlib.AbstractContextManager[Events]:
+        """A queue of its own for a second reader of events, for the length of a `with` block."""
+        return _Listening(self._also, ended=self.closed)
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout: float | None = 30.0,
+    ) -> Any:
+        """Ask, and return what QEMU returns. The connection can be used again after a timeout.
+
+        Raises QmpError when QEMU refuses, HostError when the connection is over or no answer
+        comes; in that case the command may still have been, or come to be, carried out.
+        """
+        if self.lost:
+            raise HostError(Problem(f"{command} was not sent to QEMU", found=self.lost))
+        try:
+            return await asyncio.wait_for(self._client.execute(command, arguments), timeout)
+        except ExecuteError as error:
+            raise QmpError(command, error.error.error.class_, error.error.error.desc) from None
+        except asyncio.TimeoutError:
+            raise HostError(f"QEMU did not answer {command} within {timeout:g} s") from None
+        except QMPError as error:
+            if self._client.runstate is Runstate.RUNNING:
+                raise HostError(Problem(f"{command} failed", found=_reason(error))) from None
+            await self._over.wait()  # the attendant has the cause
+            raise HostError(
+                Problem(f"the connection ended before QEMU answered {command}", found=self.lost)
+            ) from None
+
+    async def close(self) -> None:
+        """End the connection; QEMU runs on. All of its tasks are over when this returns."""
+        self._stop.set()
+        if self._attendant is None:
+            return
+        done, _ = await asyncio.wait((self._attendant,), timeout=CLOSING)
+        if not done and self._socket is not None:
+            # QEMU does not read what is still being written.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            await asyncio.wait((self._attendant,))
+
+    async def _attend(self) -> None:
+        reason = "the connection was closed"
+        try:
+            ended = await first(None, self._ended(), self._stop.wait())
+            try:
+                await self._client.disconnect()
+            except Exception as error:
+                if ended == 0:
+                    reason = _reason(error)
+        finally:
+            self.lost = reason
+            self._over.set()
+            for queue in (self.events, *self._also):
+                queue.end()
+
+    async def _ended(self) -> None:
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+
+    def _hear(self, message: Message) -> bool:
+        stamp = message.get("timestamp")
+        stamp = stamp if isinstance(stamp, dict) else {}
+        data = message.get("data")
+        seconds = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
+        event = Event(str(message["event"]), data if isinstance(data, dict) else {}, seconds)
+        for queue in (self.events, *self._also):
+            queue.put(event)
+        return False
+
+
+class _Listening(contextlib.AbstractContextManager[Events]):
+    def __init__(self, queues: list[Events], *, ended: bool) -> None:
+        self._queues = queues
+        self._events = Events()
+        if ended:
+            self._events.end()
+
+    def __enter__(self) -> Events:
+        self._queues.append(self._events)
+        return self._events
+
+    def __exit__(self, *_: object) -> None:
+        self._queues.remove(self._events)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.exception()  # collected, or asyncio would complain of it
+
+
+async def _dial(path: str) -> socket.socket:
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            connect_unix(sock, path)
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+            sock.close()  # not there yet, or its backlog is full
+            await asyncio.sleep(DIAL_EVERY)
+        except OSError as error:
+            sock.close()
+            raise HostError(
+                Problem("QMP could not be reached", where=path, found=error.strerror or "")
+            ) from None
+        else:
+            return sock
+
+
+def connect_unix(sock: socket.socket, path: str) -> None:
+    """connect() to a path of any length: longer than sun_path it goes by its directory's fd."""
+    if len(os.fsencode(path)) < 108:
+        sock.connect(path)
+        return
+    place = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock.connect(f"/proc/self/fd/{place}/{Path(path).name}")
+    finally:
+        os.close(place)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, EOFError):
+        return "QEMU closed the connection"
+    if isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE):
+        return "QEMU closed the connection"
+    text = str(error).partition("\n")[0][:200]
+    return f"what came is not QMP: {text or type(error).__name__}"
