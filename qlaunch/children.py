@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from qlaunch.errors import HostError, Problem, StuckError
@@ -35,7 +36,11 @@ class Done(NamedTuple):
 
 
 def run_child(
-    argv: Sequence[str], *, stdin: str = "", timeout: float = 30.0, env: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    stdin: str = "",
+    timeout: float = 30.0,
+    env: Mapping[str, str] | None = None,
 ) -> Done:
     """Run a tool to its end. Raises HostError when it is missing or does not end in time.
 
@@ -228,7 +233,7 @@ def _child(action: Callable[[], str | None], writer: int) -> NoReturn:
 
 def close_all_but(*keep: int) -> None:
     """Close every fd above 2 except `keep`: for forked children, which CLOEXEC does not reach."""
-    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+    for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if number > 2 and number not in keep:
             with suppress(OSError):  # the listing's own fd is gone by now
                 os.close(number)
@@ -255,7 +260,8 @@ def _wait(
             raise StuckError(
                 Problem(
                     f"{what} did not return within {deadline:g} s",
-                    hint="do not repeat it by hand; end what holds the device, then qlaunch recover --all",
+                    hint="do not repeat it by hand; end what holds the device, then "
+                    "qlaunch recover --all",
                 )
             )
         told += PROGRESS_EVERY

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qlaunch.argv.option import Option, Value, device, option, place
 from qlaunch.plan.make import VGA
 from qlaunch.plan.model import Plan, PlannedDisk, PlannedNic
+from qlaunch.profile.devices import Disk
 
 # QEMU's -drive cache modes as blockdev settings (qemu(1), "cache=").
 _CACHE: dict[str, tuple[bool, bool, bool]] = {  # direct, no-flush, device write-cache
@@ -62,9 +63,7 @@ def _blockdev(plan: Plan, disk: PlannedDisk) -> Option:
     }
     table = _disk_table(plan, disk)
     if table is not None:
-        pairs["file.aio"] = (
-            "io_uring" if table.io == "io_uring" else table.io
-        )
+        pairs["file.aio"] = table.io
         if table.cache:
             direct, no_flush, _ = _CACHE[table.cache]
             pairs["cache.direct"] = pairs["file.cache.direct"] = direct
@@ -74,7 +73,7 @@ def _blockdev(plan: Plan, disk: PlannedDisk) -> Option:
     return option("-blockdev", why=f"{disk.key}.file", **pairs)
 
 
-def _disk_table(plan: Plan, disk: PlannedDisk):  # type: ignore[no-untyped-def]
+def _disk_table(plan: Plan, disk: PlannedDisk) -> Disk | None:
     return plan.profile.disk[int(disk.key[5:-1])] if disk.key.startswith("disk") else None
 
 
@@ -182,7 +181,7 @@ def serial_options(plan: Plan) -> list[Option]:
     for index, serial in enumerate(plan.profile.serial):
         name, why = f"serial{index}", f"serial[{index}].type"
         if serial.type == "stdio":
-            back = option("-chardev", "stdio", why=why, id=name, signal=False)
+            back = option("-chardev", "stdio", why=why, id=name)
         elif serial.type == "socket":
             back = option("-chardev", "socket", why=why, id=name, server=True, wait=False,
                           path=f"{plan.socket_dir}/{name}.sock")

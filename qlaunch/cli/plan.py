@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_profile_arguments(parser)
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument(
-        "--diff", metavar="OTHER", help='compare with another profile, or with "last": the last start'
+        "--diff", metavar="OTHER", help='another profile, or "last": the last start'
     )
 
 

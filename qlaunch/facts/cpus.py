@@ -14,7 +14,7 @@ from typing import Literal
 from msgspec import Struct
 
 from qlaunch.facts.model import Cpu
-from qlaunch.facts.tree import base_of, list_names, read_attribute, read_cpus, read_number
+from qlaunch.facts.tree import base_of, list_names, read_attribute, read_cpu_list, read_number
 from qlaunch.values import CpuSet
 
 Kind = Literal["", "performance", "efficient"]
@@ -37,15 +37,15 @@ class _Cache(Struct):
     kib: int | None = None
 
 
-def read_cpus_facts(root: Path = Path("/")) -> tuple[Cpu, ...]:
+def read_cpus(root: Path = Path("/")) -> tuple[Cpu, ...]:
     """Every present CPU by number, offline ones included (their topology is unknown then).
 
     A tree without a `present` list is read by its cpuN directories.
     """
     base = base_of(root)
-    present = read_cpus(f"{base}{_CPUS}/present") or _directories(base)
-    online = read_cpus(f"{base}{_CPUS}/online")
-    isolated = read_cpus(f"{base}{_CPUS}/isolated") or CpuSet()
+    present = read_cpu_list(f"{base}{_CPUS}/present") or _directories(base)
+    online = read_cpu_list(f"{base}{_CPUS}/online")
+    isolated = read_cpu_list(f"{base}{_CPUS}/isolated") or CpuSet()
     nodes = read_cpu_nodes(root)
     kinds = _kinds(base)
     cores: dict[int, _Core] = {}
@@ -71,7 +71,8 @@ def read_cpu_nodes(root: Path = Path("/")) -> dict[int, int]:
     nodes: dict[int, int] = {}
     for name in list_names(base):
         if name.startswith("node") and name[4:].isdigit():
-            nodes.update(dict.fromkeys(read_cpus(f"{base}/{name}/cpulist") or (), int(name[4:])))
+            cpus = read_cpu_list(f"{base}/{name}/cpulist") or ()
+            nodes.update(dict.fromkeys(cpus, int(name[4:])))
     return nodes
 
 
@@ -81,8 +82,8 @@ def _directories(base: str) -> CpuSet:
 
 
 def _kinds(base: str) -> dict[int, Kind]:
-    performance = read_cpus(f"{base}/sys/devices/cpu_core/cpus")
-    efficient = read_cpus(f"{base}/sys/devices/cpu_atom/cpus")
+    performance = read_cpu_list(f"{base}/sys/devices/cpu_core/cpus")
+    efficient = read_cpu_list(f"{base}/sys/devices/cpu_atom/cpus")
     if not performance or not efficient:
         return {}
     kinds: dict[int, Kind] = dict.fromkeys(performance, "performance")
@@ -95,7 +96,7 @@ def _read_core(base: str, cpu: int, cores: dict[int, _Core]) -> _Core:
     core = _Core(
         package=max(0, read_number(f"{path}/topology/physical_package_id") or 0),
         core=max(0, read_number(f"{path}/topology/core_id") or 0),
-        siblings=read_cpus(f"{path}/topology/thread_siblings_list") or CpuSet((cpu,)),
+        siblings=read_cpu_list(f"{path}/topology/thread_siblings_list") or CpuSet((cpu,)),
         max_khz=read_number(f"{path}/cpufreq/cpuinfo_max_freq"),
     )
     cores.update(dict.fromkeys(core.siblings, core))
@@ -106,7 +107,7 @@ def _read_cache(base: str, cpu: int, caches: dict[int, _Cache]) -> _Cache:
     path = f"{base}{_CPUS}/cpu{cpu}/cache"
     for name in reversed(list_names(path)):  # index3 first: that is where level 3 nearly always is
         if name.startswith("index") and read_attribute(f"{path}/{name}/level") == "3":
-            shared = read_cpus(f"{path}/{name}/shared_cpu_list") or CpuSet((cpu,))
+            shared = read_cpu_list(f"{path}/{name}/shared_cpu_list") or CpuSet((cpu,))
             size = (read_attribute(f"{path}/{name}/size") or "").removesuffix("K")
             cache = _Cache(shared, int(size) if size.isdigit() else None)
             caches.update(dict.fromkeys(shared, cache))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qlaunch.facts.model import HugePages, MemoryNode
-from qlaunch.facts.tree import base_of, list_names, read_cpus, read_lines, read_number
+from qlaunch.facts.tree import base_of, list_names, read_cpu_list, read_lines, read_number
 from qlaunch.values import CpuSet
 
 _NODES = "/sys/devices/system/node"
@@ -37,7 +37,7 @@ def _read_node(base: str, number: int) -> MemoryNode:
         id=number,
         total=figures.get("MemTotal", 0),
         free=sum(figures.get(key, 0) for key in _RECLAIMABLE),
-        cpus=read_cpus(f"{path}/cpulist") or CpuSet(),
+        cpus=read_cpu_list(f"{path}/cpulist") or CpuSet(),
         hugepages=_read_hugepages(f"{path}/hugepages"),
     )
 
@@ -48,7 +48,7 @@ def _whole_machine(base: str) -> MemoryNode:
         id=0,
         total=figures.get("MemTotal", 0),
         free=figures.get("MemAvailable") or sum(figures.get(key, 0) for key in _RECLAIMABLE),
-        cpus=read_cpus(f"{base}/sys/devices/system/cpu/online") or CpuSet(),
+        cpus=read_cpu_list(f"{base}/sys/devices/system/cpu/online") or CpuSet(),
         hugepages=_read_hugepages(f"{base}/sys/kernel/mm/hugepages"),
     )
 

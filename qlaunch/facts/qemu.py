@@ -103,7 +103,7 @@ def _read_cache(file: Path, key: _Key) -> QemuBinary | None:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
-    with open(fd, "rb") as stream:
+    with os.fdopen(fd, "rb") as stream:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             return None
@@ -123,7 +123,7 @@ def _write_cache(file: Path, cached: _Cached) -> None:
         if owner.st_uid != os.geteuid() or owner.st_mode & 0o022:
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(draft, flags, 0o600), "wb") as stream:
+        with os.fdopen(os.open(draft, flags, 0o600), "wb") as stream:
             stream.write(msgspec.json.encode(cached))
         draft.replace(file)
     except OSError:

@@ -44,7 +44,7 @@ def read_number(path: str, dir_fd: int | None = None, *, base: int = 10) -> int 
         return None
 
 
-def read_cpus(path: str) -> CpuSet | None:
+def read_cpu_list(path: str) -> CpuSet | None:
     """A CPU list file ("0,4-6"); an empty one is an empty set, an unreadable one None."""
     text = read_attribute(path)
     if not text:

@@ -201,7 +201,8 @@ class NetChild:
                 if not poll.poll(1000 * self.deadline):
                     self._socket.close()
                     self._socket = None
-                    raise StuckError(Problem(f"the network did not {verb} within {self.deadline:g} s"))
+                    text = f"the network did not {verb} within {self.deadline:g} s"
+                    raise StuckError(Problem(text))
                 raw = self._socket.recv(_MESSAGE)
             except OSError:
                 raw = b""

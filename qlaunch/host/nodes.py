@@ -72,7 +72,8 @@ def own_node(host: Host, node: Path, wanted: tuple[int, int, int], captured: Cap
     if not sysfs.wait_until(host, lambda: os.path.lexists(node)):
         raise HostError(
             Problem(
-                "the device node did not appear", where=str(node), found=f"none in {host.settle:g} s",
+                "the device node did not appear", where=str(node),
+                found=f"none in {host.settle:g} s",
                 hint="is the device bound to its driver, and is devtmpfs mounted on /dev?",
             )
         )
@@ -149,8 +150,9 @@ def _udev_is_done(host: Host, node: Path) -> bool:
     """udevd writes a device's record when its rules have run, and keeps `queue` while it works."""
     if not host.path("run/udev/control").exists():
         return True
-    number = node.lstat().st_rdev
-    record = f"run/udev/data/c{os.major(number)}:{os.minor(number)}"
+    found = node.lstat()
+    kind = "b" if stat.S_ISBLK(found.st_mode) else "c"
+    record = f"run/udev/data/{kind}{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
     return host.path(record).exists() and not host.path("run/udev/queue").exists()
 
 

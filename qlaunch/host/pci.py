@@ -116,7 +116,8 @@ class HoldPowerHandler:
             ) from error
         found = sysfs.read_text(path)
         if found != text:
-            raise HostError(Problem(f"d3cold_allowed did not become {text}", step.address, str(found)))
+            message = f"d3cold_allowed did not become {text}"
+            raise HostError(Problem(message, step.address, str(found)))
 
 
 def _check_identity(

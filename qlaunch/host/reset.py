@@ -127,7 +127,7 @@ def _set_method(host: Host, address: PciAddress, method: str, before: str | None
         raise HostError(
             Problem(
                 f"the kernel does not reset this device by {method}", where=address,
-                found=error.strerror if error else "", allowed=before or "no method at all",
+                found=(error.strerror or "") if error else "", allowed=before or "no method at all",
                 hint='reset = "auto" leaves the choice to the kernel',
             )
         ) from error

@@ -66,7 +66,8 @@ def _choose(draft: Draft) -> list[tuple[str, Pci, PciAddress, bool]]:
 
 
 def _named(draft: Draft, device: PciDevice) -> bool:
-    return any(p.device in (device.address, device.id) for p in draft.profile.pci)
+    return any(p.device.address == device.address or p.device.id == device.id
+               for p in draft.profile.pci)
 
 
 def _address(draft: Draft, key: str, pci: Pci) -> PciAddress:
@@ -89,7 +90,7 @@ def _address(draft: Draft, key: str, pci: Pci) -> PciAddress:
                 hint=f"{pci.id} is now at {', '.join(moved)}" if moved else "has it been removed?",
             )
         return written
-    matches = [d.address for d in draft.facts.pci if d.id == pci.device]
+    matches = [d.address for d in draft.facts.pci if d.id == pci.device.id]
     if len(matches) == 1:
         return matches[0]
     draft.problem(
@@ -122,7 +123,8 @@ def _port_kind(draft: Draft, pci: Pci, address: PciAddress) -> str:
 
 
 def _port(
-    draft: Draft, ports: dict[tuple[str, str], PlannedPort], kind: str, address: PciAddress, key: str
+    draft: Draft, ports: dict[tuple[str, str], PlannedPort], kind: str, address: PciAddress,
+    key: str,
 ) -> PlannedPort:
     """The port of this host card; functions of one card share it."""
     known = ports.get((kind, address.slot_name))

@@ -37,8 +37,9 @@ def make_plan(profile: Profile, facts: HostFacts) -> Plan:
     accel, accel_why = choose_accel(draft)
     display, display_why = choose_display(draft)
     paths = machine_paths(profile.name, facts.invoker)
-    for kind in ("lock", "control", "qmp"):
-        draft.fd(kind)  # type: ignore[arg-type]
+    draft.fd("lock")
+    draft.fd("control")
+    draft.fd("qmp")
     places = _singles(draft, accel)
     disks = plan_storage(draft)
     nics, bridges = plan_network(draft, vm_uuid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Literal
 
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import Place, PlannedNic
@@ -36,7 +37,7 @@ def plan_network(draft: Draft, uuid: str) -> tuple[tuple[PlannedNic, ...], list[
 
 
 def _nic(draft: Draft, net: Net, index: int, key: str, uuid: str) -> PlannedNic:
-    kind = "tap" if net.bridge or net.tap else "user"
+    kind: Literal["user", "tap"] = "tap" if net.bridge or net.tap else "user"
     tap_fds: tuple[int, ...] = ()
     vhost_fds: tuple[int, ...] = ()
     if kind == "tap":

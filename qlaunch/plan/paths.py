@@ -29,7 +29,7 @@ def machine_paths(name: str, invoker: Invoker | None) -> Paths:
         return Paths(f"/run/qlaunch/{name}", f"/run/qlaunch/{name}", f"/var/lib/qlaunch/{name}")
     base = runtime_root(invoker.root, invoker.uid, invoker.runtime_dir)
     runtime = f"{base}/{name}"
-    sockets = f"{base}/by-uid/{invoker.uid}/{name}" if invoker.root else runtime
-    if invoker.root and not invoker.asked:
+    sockets = f"{base}/.by-uid/{invoker.uid}/{name}" if invoker.root else runtime
+    if invoker.root and invoker.asked != invoker.uid:
         return Paths(runtime, sockets, f"/var/lib/qlaunch/{name}")
     return Paths(runtime, sockets, f"{invoker.home}/.local/state/qlaunch/{name}")

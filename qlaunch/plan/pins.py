@@ -12,11 +12,11 @@ def plan_pins(draft: Draft) -> PinPlan | None:
     pin = draft.profile.cpu.pin
     if pin is None:
         return None
-    for index, cpus in enumerate(pin.vcpus):
-        check_cpus(draft, cpus, f"cpu.pin.vcpus[{index}]")
-    for name, cpus in (("emulator", pin.emulator), ("iothreads", pin.iothreads)):
-        if cpus is not None:
-            check_cpus(draft, cpus, f"cpu.pin.{name}")
+    for index, vcpu in enumerate(pin.vcpus):
+        check_cpus(draft, vcpu, f"cpu.pin.vcpus[{index}]")
+    for name, others in (("emulator", pin.emulator), ("iothreads", pin.iothreads)):
+        if others is not None:
+            check_cpus(draft, others, f"cpu.pin.{name}")
     return PinPlan(vcpus=pin.vcpus, emulator=pin.emulator, iothreads=pin.iothreads)
 
 

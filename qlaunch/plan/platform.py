@@ -34,9 +34,8 @@ def choose_accel(draft: Draft) -> tuple[Literal["kvm", "tcg"], str]:
             draft.problem("KVM looks unusable here; taken because the profile insists",
                           "machine.accel", found=kvm.reason, hint=kvm.hint, severity="warning")
         return "kvm", "machine.accel"
-    if usable:
+    if usable or kvm is None:
         return "kvm", "rule: KVM is usable on this host"
-    assert kvm is not None
     draft.problem("without KVM the guest is emulated and slow", "machine.accel",
                   found=kvm.reason, hint=kvm.hint, severity="warning")
     return "tcg", f"rule: {kvm.reason}"

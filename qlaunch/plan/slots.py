@@ -43,7 +43,7 @@ class SlotMap:
             if index >= count:
                 self.problems.append(
                     Problem(
-                        f"the slot map has {count} place{'s' * (count > 1)} for this kind of device",
+                        f"the slot map has {count} place(s) for this kind of device",
                         where=key,
                         hint='give this one its own place, e.g. addr = "0b"',
                     )

@@ -118,4 +118,11 @@ Step: TypeAlias = (
     | ReserveHugePages
 )
 
-STEP_KINDS: tuple[type[Step], ...] = Step.__args__  # type: ignore[attr-defined]
+STEP_KINDS: tuple[type[Step], ...] = Step.__args__
+
+
+def devices_of(step: Step) -> tuple[PciAddress, ...]:
+    """The PCI functions that a step writes to: none of them is touched again once one hangs."""
+    if isinstance(step, TakeDevice | HoldPower):
+        return (step.address,)
+    return step.addresses if isinstance(step, ResetDevices) else ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from qlaunch.facts.model import HostFile
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import Place, PlannedDisk
@@ -78,7 +80,7 @@ def _cdrom(draft: Draft, cdrom: Cdrom, key: str, place: Place, unit: int) -> Pla
     )
 
 
-def _protocol(path: str, file: HostFile | None) -> str:
+def _protocol(path: str, file: HostFile | None) -> Literal["file", "host_device"]:
     """QEMU's file driver refuses block devices; a path below /dev is one when nobody looked."""
     if file is not None and file.kind != "missing":
         return "host_device" if file.kind == "block" else "file"

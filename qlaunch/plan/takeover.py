@@ -37,6 +37,7 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
         for m in ("vfio_iommu_type1", *sorted(set(drivers.values())))
     ]
     for address in taken:
+        draft.fd("claim", address)
         found = draft.facts.device(address)
         table = pci_of.get(address)
         steps.append(

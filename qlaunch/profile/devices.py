@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from qlaunch.profile.table import Annotated, Count, Meta, Table
+from qlaunch.profile.table import Annotated, Meta, Table
 from qlaunch.values import Duration, GuestSlot, HostPath, MacAddress, PciId, PciSelector
 
 Slot = Annotated[
@@ -15,14 +15,16 @@ BootIndex = Annotated[
 ]
 
 
-class Disk(Table):
+class Disk(Table, frozen=True):
     """A disk of the guest: an image, a partition or a whole drive."""
 
     file: Annotated[HostPath, Meta(description="Image file or block device.")]
     format: Annotated[Literal["raw", "qcow2"], Meta(description="Image format.")] = "raw"
     bus: Annotated[
         Literal["virtio", "sata", "ide"],
-        Meta(description='How the guest sees it; "sata" and "ide" share the AHCI controller on q35.'),
+        Meta(
+            description='How the guest sees it; "sata" and "ide" share the AHCI controller on q35.'
+        ),
     ] = "virtio"
     cache: Annotated[
         Literal["none", "writeback", "writethrough", "directsync", "unsafe"] | None,
@@ -35,14 +37,20 @@ class Disk(Table):
     iothread: Annotated[bool, Meta(description="Give the disk its own iothread (virtio).")] = False
     read_only: Annotated[bool, Meta(description="The guest cannot write to it.")] = False
     serial: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,20}$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9_-]{1,20}$",
+                extra={"form": "1 to 20 letters, digits, - or _"},
+            ),
+        ] | None,
         Meta(description="Serial number shown to the guest."),
     ] = None
     boot: BootIndex = None
     addr: Slot = None
 
 
-class Cdrom(Table):
+class Cdrom(Table, frozen=True):
     """A CD drive with an image in it."""
 
     file: Annotated[HostPath, Meta(description="ISO image.")]
@@ -53,24 +61,47 @@ class Cdrom(Table):
     ] = None
 
 
-class UserNet(Table):
+class UserNet(Table, frozen=True):
     """QEMU's user-mode network: no privileges, NAT behind the host."""
 
     forward: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^(tcp|udp):([0-9.]+:)?[0-9]+:[0-9]+$")], ...],
+        tuple[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^(tcp|udp):([0-9.]+:)?[0-9]+:[0-9]+$",
+                    extra={"form": "a forward like tcp:2222:22 or tcp:127.0.0.1:2222:22"},
+                ),
+            ],
+            ...,
+        ],
         Meta(description='Ports from host to guest: "tcp:2222:22" or "tcp:127.0.0.1:2222:22".'),
     ] = ()
-    restrict: Annotated[bool, Meta(description="Cut the guest off from everything outside.")] = False
+    restrict: Annotated[
+        bool, Meta(description="Cut the guest off from everything outside.")
+    ] = False
     hostname: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,63}$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9-]{1,63}$",
+                extra={"form": "a host name of letters, digits and -, at most 63"},
+            ),
+        ] | None,
         Meta(description="Name given by DHCP."),
     ] = None
 
 
-LinkName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$")]
+LinkName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$",
+        extra={"form": "a network interface's name (letters, digits, . _ -, at most 15)"},
+    ),
+]
 
 
-class Net(Table):
+class Net(Table, frozen=True):
     """A network card and what it is connected to: one of `bridge`, `tap` or `user`."""
 
     bridge: Annotated[
@@ -104,7 +135,7 @@ class Net(Table):
 ResetMethod = Literal["auto", "flr", "pm", "bus", "device_specific", "acpi", "none"]
 
 
-class Pci(Table):
+class Pci(Table, frozen=True):
     """A host PCI device handed to the guest."""
 
     device: Annotated[
@@ -140,7 +171,9 @@ class Pci(Table):
         str,
         Meta(
             pattern=r"^[A-Za-z0-9_-]{1,64}$",
-            description='"auto": the driver it had; or a driver\'s name; "vfio-pci" leaves it there.',
+            extra={"form": 'a kernel driver\'s name, or "auto"'},
+            description='"auto": the driver it had; or a driver\'s name; "vfio-pci" leaves it '
+            "there.",
         ),
     ] = "auto"
     multifunction: Annotated[
@@ -150,18 +183,24 @@ class Pci(Table):
     addr: Slot = None
 
 
-class Controller(Table):
+class Controller(Table, frozen=True):
     """A storage controller beside the chipset's own."""
 
     type: Annotated[Literal["ahci"], Meta(description="QEMU device.")]
     id: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,31}$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,31}$",
+                extra={"form": "a QEMU id: a letter, then letters, digits, . _ -, at most 32"},
+            ),
+        ] | None,
         Meta(description="QEMU id; type and number when absent."),
     ] = None
     addr: Slot = None
 
 
-class Display(Table):
+class Display(Table, frozen=True):
     """How the machine is looked at from the host."""
 
     type: Annotated[
@@ -174,7 +213,7 @@ class Display(Table):
     ] = "none"
 
 
-class Serial(Table):
+class Serial(Table, frozen=True):
     """A serial port."""
 
     type: Annotated[
@@ -188,13 +227,13 @@ class Serial(Table):
     ] = None
 
 
-class Balloon(Table):
+class Balloon(Table, frozen=True):
     """A virtio memory balloon."""
 
     addr: Slot = None
 
 
-class Stop(Table):
+class Stop(Table, frozen=True):
     """How the machine ends."""
 
     timeout: Annotated[
@@ -202,14 +241,14 @@ class Stop(Table):
     ] = Duration(60)
 
 
-class Hooks(Table):
+class Hooks(Table, frozen=True):
     """Commands around a run: argv lists, never shell strings."""
 
     before: Annotated[tuple[tuple[str, ...], ...], Meta(description="Before the host steps.")] = ()
     after: Annotated[tuple[tuple[str, ...], ...], Meta(description="After all is given back.")] = ()
 
 
-class Qemu(Table):
+class Qemu(Table, frozen=True):
     """The escape hatch."""
 
     binary: Annotated[

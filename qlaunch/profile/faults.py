@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -17,7 +18,10 @@ from qlaunch.codec import decode_value
 from qlaunch.errors import Problem
 from qlaunch.profile.keys import KeyPath, key_text, spell_key
 from qlaunch.profile.places import Finding
-from qlaunch.profile.spelling import describe, options, spell, unwrap, value_kind
+from qlaunch.profile.spelling import describe, nearest, options, spell, unwrap, value_kind
+from qlaunch.values import Size
+
+MAX_FAULTS = 200  # of a file that is no profile at all, nobody reads more
 
 _FITS: tuple[tuple[type, tuple[type, ...]], ...] = (
     (mi.BoolType, (bool,)),
@@ -32,10 +36,10 @@ _FITS: tuple[tuple[type, tuple[type, ...]], ...] = (
 
 
 def find_faults(tree: dict[str, Any], table: type[Struct]) -> list[Finding]:
-    """Everything that keeps the tree from being a `table`, in the order of the tree."""
+    """What keeps the tree from being a `table`, in its order; one over MAX_FAULTS at most."""
     kind = mi.type_info(table)
     assert isinstance(kind, mi.StructType)  # noqa: S101 - tells the type checker
-    return list(_Walk(kind).table(tree, kind, ()))
+    return list(islice(_Walk(kind).table(tree, kind, ()), MAX_FAULTS + 1))
 
 
 class _Walk:
@@ -61,7 +65,8 @@ class _Walk:
         if near := nearest(key, known):
             hint = f"did you mean {near}?"
         elif elsewhere:
-            hint = f"{key} belongs in {' or '.join(elsewhere[:3])}"
+            where = " or ".join(filter(None, elsewhere[:3]))
+            hint = f"{key} belongs in {where}" if where else f"{key} belongs above the first table"
         return Finding(
             (*at, key),
             Problem(
@@ -81,11 +86,10 @@ class _Walk:
             return
         results = [list(self.fitting(value, choice, at)) for choice in fitting]
         if all(results):
-            for finding in results[0]:
-                if finding.path == at and finding.problem.allowed and len(choices) > 1:
-                    allowed = describe(kind)
-                    finding = finding._replace(problem=finding.problem._replace(allowed=allowed))
-                yield finding
+            for path, problem, also in results[0]:
+                if path == at and problem.allowed and len(choices) > 1:
+                    problem = problem._replace(allowed=describe(kind))  # noqa: PLW2901
+                yield Finding(path, problem, also)
 
     def inside_wrong_kind(
         self, value: object, choices: list[mi.Type], at: KeyPath
@@ -191,49 +195,38 @@ def _wrong_kind(value: object, kind: mi.Type, at: KeyPath) -> Problem:
         hint = f"write [[{name}]], once for each"
     elif table is not None and isinstance(value, list):
         hint = f"write [{name}], once"
-    elif isinstance(value, str):
-        hint = _unquoted(value, kind)
-    elif type(value) is int and _fits_text(kind):
-        hint = f'write it in quotes: "{spell(value)}"'
+    elif table is not None and value is True and not any(f.required for f in table.fields):
+        hint = f"{at[-1]} = {{}} takes its defaults"
+    else:
+        hint = _rewritten(value, [unwrap(choice)[0] for choice in options(kind)])
     found = spell(value)
     return Problem(f"expected {describe(kind)}, not {value_kind(value)}", found=found, hint=hint)
 
 
-def _unquoted(value: str, kind: mi.Type) -> str:
-    """The hint for `cores = "4"` and `boot_menu = "True"`."""
-    kinds = [unwrap(choice)[0] for choice in options(kind)]
-    text = value.strip().lower()
-    number = any(isinstance(k, mi.IntType) for k in kinds)
-    truth = any(isinstance(k, mi.BoolType) for k in kinds)
-    if number and text.isascii() and text.isdigit() and len(text) < 10:
-        return f"write it without quotes: {int(text)}"
-    if truth and text in ("true", "false", "yes", "no", "on", "off"):
-        return f"write {'true' if text in ('true', 'yes', 'on') else 'false'} without quotes"
-    return ""
+def _rewritten(value: object, kinds: list[mi.Type]) -> str:
+    """The hint for `cores = "4"`, `boot_menu = "True"`, `memory = 8` and `flags = "+x"`."""
 
+    def wanted(kind: type[mi.Type]) -> bool:
+        return any(isinstance(k, kind) for k in kinds)
 
-def _fits_text(kind: mi.Type) -> bool:
-    return any(isinstance(unwrap(choice)[0], mi.StrType) for choice in options(kind))
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """The known word closest to a mistyped one, or ""."""
-    import difflib
-
-    if len(word) > 64:
+    if type(value) is int and wanted(mi.StrType):
+        return f'write it in quotes: "{spell(value)}"'
+    if type(value) is int and any(isinstance(k, mi.CustomType) and k.cls is Size for k in kinds):
+        return f'write it with a unit, in quotes: "{spell(value)}G" or "{spell(value)}M"'
+    if not isinstance(value, str):
         return ""
-    folded = {name.lower(): name for name in known}
-    wanted = word.lower().replace("-", "_")
-    for candidate in (word.lower(), wanted):
-        if near := difflib.get_close_matches(candidate, folded, n=1, cutoff=0.65):
-            return folded[near[0]]
-    return ""
+    text = value.strip().lower()
+    if wanted(mi.IntType) and text.isascii() and text.isdigit() and len(text) < 10:
+        return f"write it without quotes: {int(text)}"
+    if wanted(mi.BoolType) and text in ("true", "false", "yes", "no", "on", "off"):
+        return f"write {'true' if text in ('true', 'yes', 'on') else 'false'} without quotes"
+    return f"write it in brackets: [{spell(value)}]" if wanted(mi.VarTupleType) else ""
 
 
 def _all_keys(kind: mi.StructType, at: str) -> Iterator[tuple[str, str]]:
-    """(table's header, key) for every key there is."""
+    """(table's header, key) for every key there is; the top has no header."""
     for field in kind.fields:
-        yield at or "no table (above the first header)", field.encode_name
+        yield at, field.encode_name
         for choice in options(field.type):
             table = _table_of(choice)
             if table is not None:

@@ -49,7 +49,7 @@ def _escaped(char: str) -> str:
     if char in '"\\':
         return "\\" + char
     for letter, meant in _LETTERS.items():
-        if char == meant:
+        if char == meant and letter != "e":  # a TOML before 1.1 has no \e
             return "\\" + letter
     if char.isprintable():
         return char

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from qlaunch.errors import Problem, ProfileError, UsageError
 from qlaunch.profile.files import OpenError, shown
-from qlaunch.profile.keys import KeyPath, key_text, parse_key
+from qlaunch.profile.keys import KeyPath, key_text, parse_key, spell_key
 from qlaunch.profile.lines import key_lines
 
 Tree = dict[str, Any]
@@ -106,25 +106,29 @@ class Collector:
             self.problems.append(Problem(message, place, found, hint=hint))
 
         try:
-            path = Path(self._expand(text, layer.directory))
-            base = self._load(path)
+            base = self._load(Path(self._expand(text, layer.directory)))
         except OpenError as error:
             for problem in error.problems:
                 fault(problem.message, problem.where, problem.hint)
         except ProfileError as error:
             self.problems.extend(error.problems)
         except ValueError as error:
-            fault(str(error), text)
+            fault(str(error), spell_key(text))
         else:
-            names = [*(shown(link.path.name) for link in chain), shown(path.name)]
-            if base.identity in (link.identity for link in chain):
-                fault("the profile extends itself", " → ".join(names))
-            elif len(chain) > MAX_DEPTH:
-                fault(f"more than {MAX_DEPTH} files extend one another", shown(path))
-            elif len(self._seen) >= _MAX_FILES:
-                fault(f"more than {_MAX_FILES} files", shown(path))
+            if too_many := self._too_many(base, chain):
+                fault(*too_many)
             elif base.identity not in self._seen:
                 self._add(base, (*chain, base))
+
+    def _too_many(self, base: Layer, chain: tuple[Layer, ...]) -> tuple[str, str] | None:
+        if base.identity in (link.identity for link in chain):
+            names = [shown(link.path.name) for link in (*chain, base)]
+            return "the profile extends itself", " → ".join(names)
+        if len(chain) > MAX_DEPTH:
+            return f"more than {MAX_DEPTH} files extend one another", shown(base.path)
+        if len(self._seen) >= _MAX_FILES:
+            return f"more than {_MAX_FILES} files", shown(base.path)
+        return None
 
 
 def parse_override(text: str, read_value: Callable[[str], Any]) -> Override:

@@ -8,13 +8,13 @@ from qlaunch.values import CpuSet, HostPath, Size
 GuestName = Literal["windows7", "windows10", "windows11", "linux", "other"]
 
 
-class AcpiTable(Table):
+class AcpiTable(Table, frozen=True):
     """An extra ACPI table handed to the guest's firmware."""
 
     file: Annotated[HostPath, Meta(description="File with a complete ACPI table, header included.")]
 
 
-class Machine(Table):
+class Machine(Table, frozen=True):
     """Chipset, acceleration, memory, firmware and boot menu."""
 
     type: Annotated[
@@ -32,7 +32,9 @@ class Machine(Table):
             "missing pages are reserved at start and given back at exit."
         ),
     ] = False
-    firmware: Annotated[Literal["bios"], Meta(description='"bios" is QEMU\'s own SeaBIOS.')] = "bios"
+    firmware: Annotated[
+        Literal["bios"], Meta(description='"bios" is QEMU\'s own SeaBIOS.')
+    ] = "bios"
     bios: Annotated[
         HostPath | None, Meta(description="A firmware image of your own, given to QEMU as -bios.")
     ] = None
@@ -45,12 +47,21 @@ class Machine(Table):
         tuple[AcpiTable, ...], Meta(description="Extra ACPI tables, in order.")
     ] = ()
     fw_cfg: Annotated[
-        dict[Annotated[str, Meta(pattern=r"^opt/[!-~]{1,51}$")], str] | None,
+        dict[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^opt/[!-~]{1,51}$",
+                    extra={"form": "a name like opt/org.example/key (opt/ and up to 51 more)"},
+                ),
+            ],
+            str,
+        ] | None,
         Meta(description='Texts the guest can read through fw_cfg, by name ("opt/…").'),
     ] = None
 
 
-class Pin(Table):
+class Pin(Table, frozen=True):
     """Which host CPUs the machine's threads run on."""
 
     vcpus: Annotated[
@@ -63,12 +74,23 @@ class Pin(Table):
     iothreads: Annotated[CpuSet | None, Meta(description="CPUs for the iothreads.")] = None
 
 
-class Cpu(Table):
+class Cpu(Table, frozen=True):
     """Processors: model, topology, what the guest is told, where the threads run."""
 
-    model: Annotated[str, Meta(description='QEMU CPU model; "host" passes the real one on.')] = "host"
+    model: Annotated[
+        str, Meta(description='QEMU CPU model; "host" passes the real one on.')
+    ] = "host"
     flags: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^[+-][a-z0-9._-]+$")], ...],
+        tuple[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^[+-][a-z0-9._-]+$",
+                    extra={"form": "a CPU feature with its sign, like +invtsc or -svm"},
+                ),
+            ],
+            ...,
+        ],
         Meta(description='CPU features to add or remove, e.g. ["+invtsc", "-svm"].'),
     ] = ()
     sockets: Annotated[Count, Meta(description="Processor sockets.")] = 1
@@ -88,7 +110,15 @@ class Cpu(Table):
     ] = None
     hide_kvm: Annotated[bool, Meta(description="Hide KVM's CPUID leaf from the guest.")] = False
     vendor_id: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=12, pattern=r"^[ -+\--~]+$")] | None,
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=12,
+                pattern=r"^[ -+\--~]+$",
+                extra={"form": "1 to 12 printable ASCII characters, no comma"},
+            ),
+        ] | None,
         Meta(description="Hyper-V vendor id shown to the guest, up to 12 characters."),
     ] = None
     pin: Annotated[

@@ -29,6 +29,7 @@ class _Shape(NamedTuple):
 
     path: bool = False
     table: type[Struct] | None = None
+    many: bool = False
 
 
 class PathRules(NamedTuple):
@@ -99,7 +100,9 @@ def _written_paths(
             item = holder[index]
             if shape.path and isinstance(item, str):
                 yield holder, index, path
-            elif shape.table is not None and isinstance(item, dict):
+            elif shape.table is not None and isinstance(item, dict) and (
+                shape.many == isinstance(value, list)
+            ):
                 yield from _written_paths(item, shape.table, path)
 
 
@@ -118,7 +121,9 @@ def _shape(kind: Any) -> _Shape:
     if origin in (UnionType, Union, tuple):
         shapes = [_shape(part) for part in get_args(kind)]
         tables = [shape.table for shape in shapes if shape.table]
-        return _Shape(any(shape.path for shape in shapes), tables[0] if tables else None)
+        many = origin is tuple or any(shape.many for shape in shapes)
+        path = any(shape.path for shape in shapes)
+        return _Shape(path, tables[0], many) if tables else _Shape(path)
     if isinstance(kind, type):
         return _Shape(kind is HostPath, kind if issubclass(kind, Struct) else None)
     return _Shape()

@@ -121,9 +121,8 @@ def _follow(
         path, local, value = todo.pop()
         old = nodes.get(path)
         appends = is_tables(old) and is_tables(value)
-        if old is not None and not appends and not (
-            isinstance(old, dict) and isinstance(value, dict)
-        ):
+        merges = isinstance(old, dict) and isinstance(value, dict)
+        if isinstance(old, (dict, list)) and not (appends or merges):
             _forget(origins, path)
             _forget(nodes, path)
         # a table said by two files belongs to the last; a list to the first

@@ -18,15 +18,28 @@ from qlaunch.profile.table import Annotated, Meta, Table
 from qlaunch.values import VmName
 
 
-class Profile(Table):
+class Profile(Table, frozen=True):
     """A virtual machine."""
 
     name: Annotated[VmName, Meta(description="The machine's name; the file's stem when absent.")]
     guest: Annotated[
         GuestName, Meta(description="Operating system era; it decides the defaults.")
     ] = "other"
+    extends: Annotated[
+        str | tuple[str, ...],
+        Meta(
+            description="Profiles this one is laid over, relative to this file: tables merge, "
+            "lists of tables append, other values replace. Empty once a profile has been read."
+        ),
+    ] = ()
     uuid: Annotated[
-        Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
+                extra={"form": "a UUID like 6f9619ff-8b86-4011-b42d-00c04fc964ff"},
+            ),
+        ] | None,
         Meta(description="Machine UUID; derived from the name when absent."),
     ] = None
     machine: Annotated[Machine, Meta(description="Chipset, memory, firmware.")] = Machine()

@@ -6,7 +6,6 @@ manual would say ("a whole number from 1 to 1024"), never Python's or a library'
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from msgspec import inspect as mi
@@ -25,24 +24,18 @@ def spell(value: object) -> str:
 
 
 def _spell(value: object, depth: int) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, str):
         return quote(value, LIMIT)
-    if isinstance(value, int):
-        return str(value) if value.bit_length() < 256 else f"{value:#x}"[:LIMIT]
-    if isinstance(value, float):
-        return str(value) if math.isfinite(value) else str(value).replace("infinity", "inf")
     if isinstance(value, list):
-        if depth == 0:
-            return "[…]"
-        return "[" + ", ".join(_spell(v, depth - 1) for v in value[:20]) + "]"
+        items = [_spell(v, depth - 1) for v in value[:20]] if depth else ["…"]
+        return f"[{', '.join(items)}]"
     if isinstance(value, dict):
-        if depth == 0 or not value:
-            return "{…}" if value else "{}"
-        pairs = list(value.items())[:20]
-        return "{" + ", ".join(f"{spell_key(k)} = {_spell(v, depth - 1)}" for k, v in pairs) + "}"
-    return str(value)  # dates and times, as TOML writes them
+        pairs = list(value.items())[:20] if depth else []
+        items = [f"{spell_key(k)} = {_spell(v, depth - 1)}" for k, v in pairs]
+        return f"{{{', '.join(items)}}}" if depth else "{…}"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"{value >> (value.bit_length() - 256):#x}…"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def value_kind(value: object) -> str:
@@ -78,13 +71,16 @@ def describe(kind: mi.Type) -> str:
     parts: list[str] = []
     for option in options(kind):
         bare, notes = unwrap(option)
-        parts.append(notes.get("form") or _describe(bare))
-    return " or ".join(parts)
+        if isinstance(bare, mi.LiteralType):
+            parts += [spell(value) for value in bare.values]
+        elif isinstance(bare, mi.BoolType):
+            parts += ["true", "false"]
+        else:
+            parts.append(notes.get("form") or _describe(bare))
+    return f"{', '.join(parts[:-1])} or {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
 def _describe(kind: mi.Type) -> str:
-    if isinstance(kind, mi.LiteralType):
-        return ", ".join(spell(v) for v in kind.values)
     if isinstance(kind, mi.CustomType):
         return _describe_value(kind.cls)
     if isinstance(kind, mi.IntType):
@@ -93,7 +89,7 @@ def _describe(kind: mi.Type) -> str:
         inner, _ = unwrap(kind.item_type)
         return "a list of tables" if isinstance(inner, mi.StructType) else "a list"
     plain: tuple[tuple[type, str], ...] = (
-        (mi.BoolType, "true or false"), (mi.StrType, "text"), (mi.FloatType, "a number"),
+        (mi.StrType, "text"), (mi.FloatType, "a number"),
         (mi.StructType, "a table"), (mi.DictType, "a table"),
     )
     return next((name for known, name in plain if isinstance(kind, known)), "another value")
@@ -116,3 +112,16 @@ def _describe_value(cls: type) -> str:
     except KeyError:
         return "text"
     return "a path"
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The known word closest to a mistyped one, or ""."""
+    import difflib
+
+    if len(word) > 64:
+        return ""
+    folded = {name.lower(): name for name in known}
+    for candidate in (word.lower(), word.lower().replace("-", "_")):
+        if near := difflib.get_close_matches(candidate, folded, n=1, cutoff=0.65):
+            return folded[near[0]]
+    return ""

@@ -12,7 +12,11 @@ __all__ = ["Annotated", "Argv", "Count", "Meta", "Table"]
 
 
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A TOML table. Unknown keys are faults."""
+    """A TOML table. Unknown keys are faults.
+
+    Tables repeat `frozen=True` for the type checker, which does not see it inherited. A pattern
+    comes with `extra={"form": …}`, its words in messages.
+    """
 
 
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=1024)]

@@ -40,7 +40,7 @@ def asking_user(environ: dict[str, str] | None = None) -> int | None:
     env = os.environ if environ is None else environ
     for name in ("SUDO_UID", "PKEXEC_UID"):
         text = env.get(name, "")
-        if text.isascii() and text.isdigit() and 0 < int(text[:10]):
+        if text.isascii() and text.isdigit() and int(text[:10]) != 0:
             return int(text[:10])
     return None
 
@@ -98,7 +98,7 @@ def _steps(
         if part in ("", "."):
             continue
         if part == "..":
-            at = os.path.dirname(at)
+            at = at.rpartition("/")[0] or "/"
             continue
         child = os.path.join(at, part)  # noqa: PTH118 - a Path would fold what is walked here
         status = lstat(child)

@@ -34,7 +34,9 @@ def without_ssl(stand_in: ModuleType | None = None) -> Iterator[None]:
 
 
 with without_ssl():
-    import asyncio as asyncio
+    import asyncio
+
+__all__ = ["asyncio", "exited", "first", "without_ssl"]
 
 
 async def exited(process: QemuProcess) -> Exit:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
 
 from qlaunch.errors import HostError, Problem
 from qlaunch.vm.loop import asyncio, first, without_ssl
+from qlaunch.vm.sockets import connect_unix
 
 _annotations_only = ModuleType("ssl")
 _annotations_only.SSLContext = object  # type: ignore[attr-defined]
@@ -129,10 +128,15 @@ class Monitor:
                 if not task.done() and not alive():
                     raise HostError("QEMU ended before it answered on QMP")
             task.result()
-        finally:
-            await _cancel(task)
-            if monitor._attendant is None and isinstance(where, socket.socket):
+        except BaseException:
+            task.cancel()
+            await asyncio.wait((task,))
+            if not task.cancelled():
+                task.exception()  # collected, or asyncio would complain of it
+            await monitor.close()
+            if isinstance(where, socket.socket):
                 where.close()
+            raise
         return monitor
 
     async def _open(self, where: str | socket.socket) -> None:
@@ -258,13 +262,6 @@ class _Listening(contextlib.AbstractContextManager[Events]):
         self._queues.remove(self._events)
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.exception()  # collected, or asyncio would complain of it
-
-
 async def _dial(path: str) -> socket.socket:
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -281,18 +278,6 @@ async def _dial(path: str) -> socket.socket:
             ) from None
         else:
             return sock
-
-
-def connect_unix(sock: socket.socket, path: str) -> None:
-    """connect() to a path of any length: longer than sun_path it goes by its directory's fd."""
-    if len(os.fsencode(path)) < 108:
-        sock.connect(path)
-        return
-    place = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sock.connect(f"/proc/self/fd/{place}/{Path(path).name}")
-    finally:
-        os.close(place)
 
 
 def _reason(error: BaseException) -> str:

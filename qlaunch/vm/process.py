@@ -37,7 +37,7 @@ class Exit(NamedTuple):
 
 
 class QemuProcess:
-    """One QEMU process, ours or adopted. A context manager that closes its pidfd, and ends nothing."""
+    """One QEMU process, ours or adopted. As a context manager it closes its pidfd, no more."""
 
     def __init__(self, pid: int, pidfd: int, starttime: int) -> None:
         self.pid = pid

@@ -1,4 +1,4 @@
-"""Listening sockets, made before QEMU and handed over, so that nobody waits for a path to appear."""
+"""Listening sockets, made before QEMU and handed over: nobody waits for a path to appear."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ def listen_unix(
         if place >= 0:
             os.close(place)
     return sock
+
+
+def connect_unix(sock: socket.socket, path: str) -> None:
+    """connect() to a path of any length. Raises OSError."""
+    place = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock.connect(_address(path, place, Path(path).name))
+    finally:
+        os.close(place)
 
 
 def _address(path: str, place: int, name: str) -> str:

@@ -1,14 +1,16 @@
 """Boots a lab host and runs one command in it.
 
-virtme-ng starts a packaged kernel on the running machine's own files, so there is no image to build.
-The root is copy-on-write or read-only in there: all that comes back is what is written to the result
-directory build/lab/TOPOLOGY, which both sides see under the same path. A command that hangs, a host
-that panics and an interrupted caller all end with the process group being killed and nothing left.
+virtme-ng starts a packaged kernel on the running machine's own files, so there is no image to
+build. The root is copy-on-write or read-only in there: all that comes back is what is written to
+the result directory build/lab/TOPOLOGY, which both sides see under the same path. A command that
+hangs, a host that panics and an interrupted caller all end with the process group being killed and
+nothing left.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -26,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INSIDE = Path("tests/lab/inside")
 TIMEOUT = 900.0
 TIMED_OUT = 124
+KERNEL_MESSAGE = re.compile(r"\[ *\d+\.\d+\] ")
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,16 @@ class Outcome:
     log: Path
     junit: Path
 
+    def output(self) -> str:
+        """The console from where the command started, without the kernel's messages."""
+        text = self.log.read_text(errors="replace")
+        said = text.partition("starting script")[2] or text
+        return "\n".join(
+            line for line in said.splitlines() if not KERNEL_MESSAGE.match(line)
+        ).strip()
+
     def tail(self, lines: int = 40) -> str:
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def results(topology: Topology) -> Path:
@@ -118,7 +128,8 @@ def pytest_command(topology: Topology, arguments: Sequence[str] = ()) -> list[st
     """The inside tests of a topology."""
     junit = results(topology) / "junit.xml"
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={junit}"]
-    return [*pytest, "-m", "lab", *(arguments or [str(INSIDE)])]
+    # The default junit family refuses record_property, by which tests report times.
+    return [*pytest, "-o", "junit_family=xunit1", "-m", "lab", *(arguments or [str(INSIDE)])]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ log, the junit file and the pictures of the card's monitor.
 
 from __future__ import annotations
 
-from xml.etree import ElementTree as ET  # noqa: S405  # our own pytest wrote it
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.lab
 def failures(outcome: Outcome) -> list[str]:
     """Name and message of every inside test that did not pass."""
     found = []
-    for case in ET.parse(outcome.junit).iter("testcase"):  # noqa: S314
+    for case in ET.parse(outcome.junit).iter("testcase"):  # noqa: S314  # our own pytest wrote it
         for kind in ("failure", "error"):
             for problem in case.findall(kind):
                 name = f"{case.get('classname')}::{case.get('name')}"

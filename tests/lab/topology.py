@@ -1,18 +1,18 @@
 """The lab hosts: which QEMU options make which machine.
 
-A topology is one emulated host ("L1"). It is data only, so that a test states what hardware it needs
-by name and a new kind of host costs a few lines here and nothing in the code that boots it.
+A topology is one emulated host ("L1"). It is data only, so that a test states what hardware it
+needs by name and a new kind of host costs a few lines here and nothing in the code that boots it.
 
-Our devices have fixed addresses from 0x10 on: virtme-ng fills pcie.0 from slot 1, and how many slots
-it takes changes with its version.
+Our devices have fixed addresses from 0x10 on: virtme-ng fills pcie.0 from slot 1, and how many
+slots it takes changes with its version.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What a TCG machine need not load. udev, where it is installed, loads by alias all that -cpu max and
-# q35 offer; these cost ten of twenty seconds until the shell and no test looks at them.
+# What a TCG machine need not load. udev, where it is installed, loads by alias all that -cpu max
+# and q35 offer; these cost ten of twenty seconds until the shell and no test looks at them.
 # kvm_amd is here because -cpu max on TCG shows svm: /dev/kvm would appear and be chosen.
 UNWANTED = (
     "acpi_cpufreq,aesni_intel,ahci,crc32_pclmul,crct10dif_pclmul,ghash_clmulni_intel,i2c_i801,"
@@ -35,7 +35,8 @@ class Topology:
 
     @property
     def kernel_line(self) -> str:
-        return f"intel_iommu=on modprobe.blacklist={UNWANTED} {self.append}".strip()
+        line = f"intel_iommu=on iomem=relaxed modprobe.blacklist={UNWANTED} {self.append}"
+        return line.strip()
 
 
 IOMMU = (
@@ -46,8 +47,8 @@ IOMMU = (
 )
 
 # An ioh3420 has no ACS: the port and all functions below it are one IOMMU group.
-# A codec is needed, or snd_hda_intel finds nothing to drive; without an explicit audiodev QEMU looks
-# for a sound server and fills the log with its failures.
+# A codec is needed, or snd_hda_intel finds nothing to drive; without an explicit audiodev QEMU
+# looks for a sound server and fills the log with its failures.
 GRAPHICS_CARD = (
     "-device ioh3420,id=rp1,bus=pcie.0,chassis=1,slot=1,addr=0x10",
     "-device VGA,id=gpu0,bus=rp1,addr=00.0,multifunction=on",

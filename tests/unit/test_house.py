@@ -26,7 +26,7 @@ MAY: dict[str, set[str]] = {
     "host": BASE | {"children", "facts.model", "plan"},
     "vm": BASE | {"children", "plan"},
     "run": BASE | {"children", "profile", "facts", "plan", "argv", "host", "vm"},
-    "cli": BASE | {"", "children", "profile", "facts", "plan", "argv", "host", "vm", "run"},
+    "cli": BASE | {"__version__", "children", "profile", "facts", "plan", "argv", "host", "vm", "run"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -46,9 +46,10 @@ def imports(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
             if node.module == "qlaunch":
                 names |= {f"qlaunch.{alias.name}" for alias in node.names}
+            else:
+                names.add(node.module)
     return names
 
 
@@ -66,7 +67,7 @@ def faults(path: Path, source: str) -> list[str]:
             found.append(f"{relative}: imports {name}, whose door is {DOORS[head]}")
         if head == "qlaunch":
             target = name.removeprefix("qlaunch").lstrip(".")
-            if not any(target == a or target.startswith(f"{a}.") and a for a in allowed):
+            if not any(target == a or (target.startswith(f"{a}.")) for a in allowed):
                 found.append(f"{relative}: imports {name}, which {room} may not")
     return found
 

@@ -1,15 +1,17 @@
 """The lab host's devices, by plain sysfs reads and writes.
 
-Deliberately without any code of qlaunch: this is what qlaunch's own view and doings are compared to.
+Deliberately without any code of qlaunch: qlaunch's own view and doings are compared to this.
 """
 
 from __future__ import annotations
 
+import mmap
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 PCI = Path("/sys/bus/pci")
+VBE_ENABLE = 0x500 + 4 * 2  # of the VGA's BAR 2: register 4 of those at 0x500
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,23 @@ def wait_until_gone(path: Path, timeout: float = 10.0) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{path} is still there")
         time.sleep(0.05)
+
+
+def card_to_text_mode() -> None:
+    """What a reset does on real cards: out of the mode that the host's driver had set.
+
+    QEMU's VGA ignores a bus reset. As long as its VBE extension is on, text memory is not there,
+    and the guest's video BIOS cannot turn it off: the ports are not among those vfio passes. So
+    this is to be called before each guest, while bochs drives the card; bochs turns it on again
+    when it binds. (A mapping of a BAR that a driver holds needs iomem=relaxed.)
+    """
+    with (
+        (GRAPHICS.path / "resource2").open("r+b", buffering=0) as bar,
+        mmap.mmap(bar.fileno(), mmap.PAGESIZE) as registers,
+        memoryview(registers) as raw,
+        raw.cast("H") as words,
+    ):
+        words[VBE_ENABLE // 2] = 0
 
 
 GRAPHICS = Device("0000:01:00.0")

@@ -1,8 +1,9 @@
 """The lab host's own QMP monitor, used from inside the lab host.
 
-It is how a test looks at the monitor plugged into the passed-through card: QEMU emulates the card, so
-it can tell what the card shows, whoever drives it. It arrives as a virtio-serial port, which stays
-open in QEMU over many users: a greeting comes only to the first, and answers are told by their id.
+It is how a test looks at the monitor plugged into the passed-through card: QEMU emulates the card,
+so it can tell what the card shows, whoever drives it. It arrives as a virtio-serial port, which
+stays open in QEMU over many users: a greeting comes only to the first, and answers are told by
+their id.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Monitor:
     def close(self) -> None:
         os.close(self._fd)
 
-    def execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401
+    def execute(self, command: str, **arguments: object) -> Any:
         """The `return` member of the answer."""
         number = next(self._ids)
         message = {"execute": command, "arguments": arguments, "id": number}
@@ -85,9 +86,7 @@ class Monitor:
         """The screen as soon as `wanted` is on it."""
         return self.wait_for(lambda lines: wanted in "\n".join(lines), timeout, wanted)
 
-    def wait_for(
-        self, accept: Callable[[list[str]], bool], timeout: float, what: str
-    ) -> list[str]:
+    def wait_for(self, accept: Callable[[list[str]], bool], timeout: float, what: str) -> list[str]:
         deadline = time.monotonic() + timeout
         while True:
             lines = self.screen_text()

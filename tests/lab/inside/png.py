@@ -1,4 +1,7 @@
-"""A PPM picture as PNG, for a QEMU whose screendump writes only PPM (before 7.1, or without libpng)."""
+"""A PPM picture as PNG, for a QEMU whose screendump writes only PPM.
+
+That is one before 7.1, or one built without libpng.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,7 @@ def png_from_ppm(ppm: bytes) -> bytes:
     width, height = int(header[1]), int(header[2])
     row = width * 3
     start = header.end()
-    rows = b"".join(
-        b"\0" + ppm[at : at + row] for at in range(start, start + row * height, row)
-    )
+    rows = b"".join(b"\0" + ppm[at : at + row] for at in range(start, start + row * height, row))
     return b"".join(
         [
             b"\x89PNG\r\n\x1a\n",

@@ -1,0 +1,92 @@
+"""Show a machine's log: what qlaunch did, then what QEMU said. -f goes on as it grows."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from qlaunch.cli.base import runtime_base
+from qlaunch.cli.text import write
+from qlaunch.errors import EXIT_OK, HostError, Problem, UsageError
+from qlaunch.run.info import read_info
+from qlaunch.run.story import LOG, QEMU_LOG
+from qlaunch.values import parse_vm_name
+
+EXAMPLE = """\
+example:
+  qlaunch logs win7
+  qlaunch logs win7 -f
+"""
+POLL = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """NAME, -f, -n."""
+    parser.add_argument("name", metavar="NAME", help="the machine's name")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    parser.add_argument("-n", "--lines", type=int, default=200, help="of each log (default 200)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the ends of both logs."""
+    directory = state_directory(args.name)
+    files = [directory / LOG, directory / QEMU_LOG]
+    ends: dict[Path, int] = {}
+    for path in files:
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            raw = b""
+        except OSError as error:
+            raise HostError(Problem(f"the log cannot be read: {error.strerror}", str(path)))\
+                from None
+        ends[path] = len(raw)
+        lines = raw.decode(errors="replace").splitlines()[-args.lines :] if args.lines > 0 else []
+        if lines and path.name == QEMU_LOG:
+            write("QEMU said:\n")
+        write("".join(f"{line}\n" for line in lines))
+    while args.follow:
+        time.sleep(POLL)
+        for path in files:
+            ends[path] = _more(path, ends[path])
+    return EXIT_OK
+
+
+def _more(path: Path, start: int) -> int:
+    import sys
+
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            raw = file.read()
+    except OSError:
+        return start
+    if raw:
+        write(raw.decode(errors="replace"))
+        sys.stdout.flush()
+    return start + len(raw)
+
+
+def state_directory(text: str) -> Path:
+    """Of a running machine from its info; of another where it would be."""
+    from qlaunch.facts.invoker import read_invoker
+    from qlaunch.plan.paths import machine_paths
+
+    name = text.rsplit("/", 1)[-1].removesuffix(".toml")
+    try:
+        name = parse_vm_name(name)
+    except ValueError as error:
+        raise UsageError(
+            Problem("this cannot be a machine's name", found=text, allowed=str(error))
+        ) from None
+    info = read_info(f"{runtime_base()}/{name}")
+    if info is not None:
+        return Path(info.state_dir)
+    path = Path(machine_paths(name, read_invoker()).state)
+    if not path.is_dir():
+        raise HostError(
+            Problem(f"{name} has no log; it was never started by you", where=str(path),
+                    hint="qlaunch ps; logs of machines started by root are root's")
+        )
+    return path

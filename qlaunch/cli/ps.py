@@ -1,0 +1,93 @@
+"""List machines: those that run, and those that left something behind.
+
+As root all of root's; otherwise your own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from msgspec import Struct
+
+from qlaunch.cli.base import runtime_base
+from qlaunch.cli.text import columns, write, write_json
+from qlaunch.errors import EXIT_OK
+from qlaunch.run.info import find_qemu, is_alive, is_supervised, machine_names, read_info
+
+EXAMPLE = """\
+example:
+  qlaunch ps
+  qlaunch ps --json | jq -r '.[].name'
+states: running; starting; unsupervised (its launcher is gone: qlaunch recover
+NAME); left over (both are gone: qlaunch recover NAME gives its devices back)
+"""
+
+
+class Machine(Struct, frozen=True, kw_only=True):
+    """A row."""
+
+    name: str
+    state: str
+    qemu_pid: int | None
+    launcher_pid: int | None
+    started: float | None
+    devices: tuple[str, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def machines(base: str) -> list[Machine]:
+    """All of them, by name."""
+    return [machine(base, name) for name in machine_names(base)]
+
+
+def machine(base: str, name: str) -> Machine:
+    """One machine's row."""
+    runtime = f"{base}/{name}"
+    info = read_info(runtime)
+    alive, supervised = is_alive(runtime), is_supervised(runtime)
+    pid = find_qemu(runtime) if alive else None
+    if not alive:
+        state = "left over"
+    elif not supervised:
+        state = "unsupervised"
+    else:
+        state = "running" if pid else "starting"
+    return Machine(
+        name=name, state=state, qemu_pid=pid,
+        launcher_pid=info.launcher if info and supervised else None,
+        started=info.started if info else None, devices=info.devices if info else (),
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list."""
+    found = machines(runtime_base())
+    if args.json:
+        write_json(found)
+    elif not found:
+        write("no machine runs\n")
+    else:
+        write(columns([_row(m) for m in found], ("NAME", "STATE", "PID", "UP", "DEVICES")))
+    return EXIT_OK
+
+
+def _row(one: Machine) -> tuple[str, ...]:
+    up = duration(time.time() - one.started) if one.started else "-"
+    return one.name, one.state, str(one.qemu_pid or "-"), up, " ".join(one.devices) or "-"
+
+
+def duration(seconds: float) -> str:
+    """`3d 4h`, `2h 5m`, `7m`, `12s`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m" if minutes else f"{rest}s"

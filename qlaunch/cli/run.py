@@ -1,0 +1,81 @@
+"""Start a machine from its profile, watch it, and give everything back when it ends.
+
+Ctrl-C presses the guest's power button; again, and QEMU is told to quit. What needs root is known
+from the plan: without root, qlaunch asks for it through sudo (or pkexec on a desktop); QEMU itself
+always runs as you.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from qlaunch.cli.common import add_profile_arguments, load, plan_for, refuse_faults
+from qlaunch.cli.main import tell
+from qlaunch.errors import EXIT_OK
+
+EXAMPLE = """\
+example:
+  qlaunch run win7.toml
+  qlaunch run win7 --detach                 it outlives the terminal
+  qlaunch run win7.toml --set cpu.cores=4   once, without editing the profile
+  qlaunch run win7.toml --dry-run           the same as qlaunch plan
+exit codes: 0 ended well, 1 failed and the host is as it was, 2 the profile is
+at fault, 3 something is not given back (what, and what to type, is told)
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """PROFILE, --detach, --dry-run."""
+    add_profile_arguments(parser, facts=False)
+    parser.add_argument("--detach", action="store_true", help="return once the guest runs")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say only what goes wrong")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the plan out."""
+    if args.dry_run:
+        from qlaunch.cli import plan
+
+        args.facts = args.diff = None
+        args.json = False
+        return plan.run(args)
+    import os
+
+    from qlaunch.cli.elevate import become_root
+
+    loaded = load(args)
+    if os.geteuid() != 0:
+        plan = plan_for(loaded, None, holders=True)[1]
+        warnings = refuse_faults(plan, loaded)
+        if plan.needs_root:
+            tell(warnings)
+            become_root(plan, args.detach)
+    if args.detach:
+        from qlaunch.cli.detach import detached
+
+        return detached(loaded.profile.name, lambda running: _session(args, loaded, running))
+    return _session(args, loaded, None)
+
+
+def _session(args: argparse.Namespace, loaded, running) -> int:  # type: ignore[no-untyped-def]
+    from qlaunch.cli.base import runtime_base
+    from qlaunch.run.session import Session
+    from qlaunch.run.story import Story
+
+    def make_plan():  # type: ignore[no-untyped-def]
+        plan = plan_for(loaded, None, holders=True)[1]
+        tell(refuse_faults(plan, loaded))
+        return plan
+
+    story = Story(quiet=args.quiet)
+    try:
+        return Session(
+            loaded, make_plan, story, base=runtime_base(), terminal=running is None,
+            on_running=running or (lambda: None),
+        ).run()
+    finally:
+        story.close()
+
+
+__all__ = ["EXIT_OK"]

@@ -1,0 +1,80 @@
+"""Tell one machine's state: who runs it, since when, what it holds, and the end of its log."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import msgspec
+
+from qlaunch.cli.base import runtime_base
+from qlaunch.cli.known import known_machine
+from qlaunch.cli.ps import duration, machine
+from qlaunch.cli.text import write, write_json
+from qlaunch.errors import EXIT_OK
+from qlaunch.run.info import read_info
+from qlaunch.run.journal import FILE_NAME, Stage, read_journal
+
+EXAMPLE = """\
+example:
+  qlaunch status win7
+  qlaunch status win7 --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """NAME and --json."""
+    parser.add_argument("name", metavar="NAME", help="the machine's name (qlaunch ps)")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    base = runtime_base()
+    name = known_machine(base, args.name)
+    found = machine(base, name)
+    info = read_info(f"{base}/{name}")
+    stage, pending = journal_state(f"{base}/{name}")
+    if args.json:
+        write_json({
+            **msgspec.structs.asdict(found), "stage": stage, "steps_to_undo": pending,
+            "info": info,
+        })
+        return EXIT_OK
+    lines = [f"{name}: {found.state}"]
+    if info is not None:
+        lines += [
+            f"  since     {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(info.started))} "
+            f"({duration(time.time() - info.started)})",
+            f"  profile   {info.profile}",
+            f"  guest     {info.vcpus} vCPU(s), {info.memory >> 20} MiB",
+            f"  monitor   {info.socket_dir}/qmp.sock",
+            f"  log       {info.state_dir}/qlaunch.log",
+        ]
+    lines.append(f"  processes QEMU {found.qemu_pid or '-'}, launcher {found.launcher_pid or '-'}")
+    if stage:
+        lines.append(f"  stage     {stage}")
+    lines += [f"  to undo   {text}" for text in pending]
+    if found.state in ("unsupervised", "left over"):
+        lines.append(f"hint: qlaunch recover '{name}'")
+    write("\n".join(lines) + "\n")
+    return EXIT_OK
+
+
+def journal_state(runtime: str) -> tuple[str, list[str]]:
+    """The last stage in the journal, and the steps that are not undone."""
+    from pathlib import Path
+
+    from qlaunch.errors import HostError
+    from qlaunch.run.recover import pending_steps
+
+    path = Path(runtime, FILE_NAME)
+    if not path.exists():
+        return "", []
+    try:
+        records = read_journal(path).records
+    except HostError as error:
+        return str(error), []
+    stages = [r for r in records if isinstance(r, Stage)]
+    stage = f"{stages[-1].stage}: {stages[-1].detail}" if stages else ""
+    return stage, [str(step) for step in pending_steps(records)]

@@ -1,0 +1,148 @@
+"""What stands at the paths a profile names, and whether QEMU's account may use it.
+
+Rights are computed from owners, modes and POSIX access lists along the path, because it is not
+always the account that looks: root plans for the user QEMU will run as.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+from qlaunch.facts.blocks import BlockTable, block_name
+from qlaunch.facts.model import HostFile, Invoker
+
+Kind = Literal["missing", "file", "block", "char", "directory", "socket", "other", "denied"]
+_KINDS: tuple[tuple[int, Kind], ...] = (
+    (stat.S_IFREG, "file"), (stat.S_IFBLK, "block"), (stat.S_IFCHR, "char"),
+    (stat.S_IFDIR, "directory"), (stat.S_IFSOCK, "socket"),
+)  # fmt: skip
+_BITS = {"r": 4, "w": 2, "x": 1}
+# linux/posix_acl_xattr.h: a 4 byte version, then entries of tag (2), permissions (2), id (4)
+_ACL_USER, _ACL_GROUP, _ACL_MASK = 0x02, 0x08, 0x10
+
+
+def read_files(
+    paths: Sequence[str], account: Invoker | None, root: Path = Path("/")
+) -> tuple[HostFile, ...]:
+    """One HostFile a path (absolute, as the profile names it), in order, each path once."""
+    table: BlockTable | None = None
+    found = []
+    for path in dict.fromkeys(paths):
+        name = block_name(root, path)
+        if name is not None and table is None:
+            table = BlockTable(root)
+        found.append(_read_file(root, path, account, name, table))
+    return tuple(found)
+
+
+def can_access(
+    path: str, uid: int, gid: int, groups: Collection[int], want: str, *, top: str = "/"
+) -> bool:
+    """Whether an account may do all of `want` ("r", "w", "x") with the file a path leads to.
+
+    Every directory from `top` down must let it through. Root always may. A path that is missing,
+    or that we cannot look at ourselves, counts as no.
+    """
+    if uid == 0:
+        return True
+    real = Path(os.path.realpath(path))
+    above = [parent for parent in real.parents if parent.is_relative_to(os.path.realpath(top))]
+    belongs = frozenset((gid, *groups))
+    need = sum(_BITS[letter] for letter in want)
+    return all(_allows(parent, uid, belongs, 1) for parent in above) and _allows(
+        real, uid, belongs, need
+    )
+
+
+def _allows(path: Path, uid: int, groups: frozenset[int], need: int) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    mode = status.st_mode
+    if uid == status.st_uid:
+        return mode >> 6 & need == need
+    acl = _access_list(path)
+    if acl is not None:
+        return _acl_allows(acl, status.st_gid, uid, groups, mode & 7, need)
+    if status.st_gid in groups:
+        return mode >> 3 & need == need
+    return mode & need == need
+
+
+def _access_list(path: Path) -> list[tuple[int, int, int]] | None:
+    """(tag, permissions, id) entries; None without a list. logind gives seats' users theirs."""
+    try:
+        raw = os.getxattr(path, "system.posix_acl_access")
+    except OSError:
+        return None
+    words = [int.from_bytes(raw[i : i + 2], "little") for i in range(0, len(raw) - 1, 2)]
+    return [
+        (words[i], words[i + 1], words[i + 2] | words[i + 3] << 16)
+        for i in range(2, len(words) - 3, 4)
+    ]
+
+
+def _acl_allows(
+    acl: list[tuple[int, int, int]], owner: int, uid: int, groups: frozenset[int], other: int,
+    need: int,
+) -> bool:
+    """The order of posix_acl_permission(): the user's entry, any group's, then others."""
+    mask = next((bits for tag, bits, _ in acl if tag == _ACL_MASK), 7)
+    for tag, bits, ident in acl:
+        if tag == _ACL_USER and ident == uid:
+            return bits & mask & need == need
+    # ACL_GROUP_OBJ (0x04) is the owning group's entry
+    mine = [
+        bits for tag, bits, ident in acl
+        if (tag == _ACL_GROUP and ident in groups) or (tag == 0x04 and owner in groups)
+    ]
+    return any(bits & mask & need == need for bits in mine) if mine else other & need == need
+
+
+def _read_file(
+    root: Path, path: str, account: Invoker | None, name: str | None, table: BlockTable | None
+) -> HostFile:
+    real = Path(os.path.realpath(f"{str(root).rstrip('/')}{path}"))
+    try:
+        status = real.stat()
+    except PermissionError:
+        return HostFile(path=path, kind="denied", readable=False, writable=False)
+    except OSError:
+        # of a missing file, `writable` is whether the account could make it
+        writable = _may(real.parent, account, "wx", root)
+        return HostFile(path=path, kind="missing", readable=False, writable=writable)
+    kind: Kind = next((k for bits, k in _KINDS if stat.S_IFMT(status.st_mode) == bits), "other")
+    size: int | None = status.st_size if kind == "file" else None
+    mounted: tuple[str, ...] = ()
+    in_use = ""
+    if name is not None and table is not None:
+        kind, size = "block", table.size(name)
+        mounted, in_use = table.mounted(name), table.in_use(name)
+    return HostFile(
+        path=path, kind=kind, size=size,
+        readable=_may(real, account, "r", root),
+        writable=_may(real, account, "w", root) and not _read_only(real, kind),
+        mounted=mounted, in_use=in_use,
+        uid=status.st_uid, gid=status.st_gid, mode=stat.S_IMODE(status.st_mode),
+    )
+
+
+def _may(path: Path, account: Invoker | None, want: str, root: Path) -> bool:
+    if account is None:
+        return os.access(path, sum(_BITS[letter] for letter in want))
+    return can_access(str(path), account.uid, account.gid, account.groups, want, top=str(root))
+
+
+def _read_only(path: Path, kind: Kind) -> bool:
+    """A file on a read-only mount; device nodes are writable there all the same."""
+    if kind not in ("file", "directory"):
+        return False
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False

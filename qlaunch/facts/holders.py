@@ -1,0 +1,186 @@
+"""Who uses a PCI function: processes, mounts, swap, routes, the seat.
+
+Asked before a device is taken from the host, because `unbind` under a user hangs (nvidia), loses
+data (a mounted disk) or cuts off whoever typed it (the network card). Every holder says what to
+do. A function's IOMMU group has the holders of all its members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from shlex import join
+
+from msgspec.structs import replace
+
+from qlaunch.facts.blocks import BlockTable
+from qlaunch.facts.links import Route, links_over, read_routes, route_to
+from qlaunch.facts.model import DISPLAY_CLASS, Holder, PciDevice
+from qlaunch.facts.processes import read_process_holders
+from qlaunch.facts.tree import base_of, read_lines, read_whole
+
+VITAL = frozenset(("mount", "swap", "route", "lvm", "md"))
+_ANCESTORS = 32  # launcher, sudo, shell, multiplexer, sshd: far less
+_CLOSE = {"lvm": "lvchange -an", "crypt": "cryptsetup close", "multipath": "multipath -f"}
+_LINK_LOCAL = "20"  # scope column of /proc/net/if_inet6
+
+
+def is_vital(holder: Holder) -> bool:
+    """Whether the host itself would break: mounted file systems and active volumes, swap, the
+    default route, the SSH connection we came by. Processes, seats and VFIO users can be ended;
+    a link that is up is worth a warning only.
+    """
+    return holder.kind in VITAL
+
+
+def with_holders(root: Path, devices: Sequence[PciDevice]) -> tuple[PciDevice, ...]:
+    """The devices with `holders` filled in, vital ones first. Bridges have none of their own."""
+    blocks = BlockTable(root)
+    processes = read_process_holders(root, _node_owners(devices, blocks))
+    network = _Network(root)
+    seats = _seat_holders(root, devices)
+    filled = []
+    for device in devices:
+        holders = [
+            *_block_holders(blocks, _names(device, blocks)),
+            *network.holders(n[4:] for n in device.nodes if n.startswith("net/")),
+            *seats.get(device.address, ()),
+            *processes.get(device.address, ()),
+            *(processes.get(f"group {device.iommu_group}", ()) if _is_vfio(device) else ()),
+        ]
+        holders.sort(key=lambda h: not is_vital(h))
+        filled.append(replace(device, holders=tuple(holders)))
+    return tuple(filled)
+
+
+def _is_vfio(device: PciDevice) -> bool:
+    """Variant drivers (mlx5_vfio_pci) count too."""
+    return device.iommu_group is not None and "vfio" in (device.driver or "")
+
+
+def _node_owners(devices: Sequence[PciDevice], blocks: BlockTable) -> dict[str, str]:
+    """/dev path → address; of a VFIO group node, "group N"."""
+    owners: dict[str, str] = {}
+    for device in devices:
+        owners.update((f"/dev/{n}", device.address) for n in device.nodes if n[:4] != "net/")
+        for name in _names(device, blocks):
+            owners.update((path, device.address) for path in (blocks.label(name), f"/dev/{name}"))
+        if _is_vfio(device):
+            owners[f"/dev/vfio/{device.iommu_group}"] = f"group {device.iommu_group}"
+    return owners
+
+
+def _names(device: PciDevice, blocks: BlockTable) -> tuple[str, ...]:
+    """The block devices it carries and everything on top of them."""
+    nodes = (node for node in device.nodes if node in blocks.names)
+    return tuple(dict.fromkeys(name for node in nodes for name in blocks.above(node)))
+
+
+def _block_holders(blocks: BlockTable, names: Sequence[str]) -> Iterable[Holder]:
+    """Mounts and swaps; of volumes that nothing is mounted on, the volume."""
+    for name in names:
+        label = blocks.label(name)
+        points = blocks.mounts_of(name)
+        if points:
+            more = f" and {len(points) - 1} more" if len(points) > 1 else ""
+            remedy = "the host runs from it" if "/" in points else f"umount {join(points)}"
+            yield Holder(kind="mount", what=f"{points[0]}{more} ({label})", remedy=remedy)
+        if name in blocks.swaps:
+            yield Holder(kind="swap", what=label, remedy=f"swapoff {label}")
+        if points or name in blocks.swaps or any(n != name for n in blocks.above(name)):
+            continue
+        layer = blocks.layer(name)
+        if layer == "md":
+            yield Holder(kind="md", what=label, remedy=f"mdadm --stop {label}")
+        elif layer:
+            remedy = f"{_CLOSE.get(layer, 'dmsetup remove')} {label}"
+            yield Holder(kind="lvm", what=f"{label} ({layer})", remedy=remedy)
+
+
+class _Network:
+    """Routes of one moment, and which links they make precious."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.routes: tuple[Route, ...] = read_routes(root)
+        self.default = {route.link for route in self.routes if route.bits == 0}
+        self.addressed = {route.link for route in self.routes if route.bits}
+        for line in read_lines(f"{base_of(root)}/proc/net/if_inet6"):
+            words = line.split()
+            if len(words) == 6 and words[3] != _LINK_LOCAL:
+                self.addressed.add(words[5])
+        client = ssh_client(root)
+        self.client = client
+        self.ssh = route_to(self.routes, client) if client else None
+
+    def holders(self, names: Iterable[str]) -> Iterable[Holder]:
+        """At most one a link: its gravest use, also through a bridge, bond or VLAN on it."""
+        for name in names:
+            over = links_over(self.root, name)
+            if self.ssh in over:
+                yield Holder(
+                    kind="route", what=f"{_through(name, self.ssh)}, the SSH connection from "
+                    f"{self.client}", remedy="come in by another network card, or from the console",
+                )
+            elif used := next((link for link in over if link in self.default), None):
+                yield Holder(
+                    kind="route", what=f"{_through(name, used)}, the default route",
+                    remedy="move the default route to another network card: ip route",
+                )
+            elif used := next((link for link in over if link in self.addressed), None):
+                yield Holder(
+                    kind="link", what=f"{_through(name, used)}, which is up and has an address",
+                    remedy=f"ip link set {name} down",
+                )
+
+
+def _through(name: str, used: str | None) -> str:
+    return name if used in (None, name) else f"{name} (through {used})"
+
+
+def ssh_client(root: Path) -> str | None:
+    """The address our SSH session comes from, of our environment or an ancestor's.
+
+    sudo drops SSH_CONNECTION, so parents are asked, up to the first that has it.
+    """
+    base = base_of(root)
+    pid = "self"
+    for _ in range(_ANCESTORS):
+        for entry in (read_whole(f"{base}/proc/{pid}/environ") or b"").split(b"\0"):
+            if entry.startswith(b"SSH_CONNECTION="):
+                words = entry.partition(b"=")[2].decode(errors="replace").split()
+                return words[0] if words else None
+        status = dict(
+            line.partition(":")[::2] for line in read_lines(f"{base}/proc/{pid}/status")
+        )
+        pid = status.get("PPid", "").strip()
+        if pid in ("", "0", "1"):
+            return None
+    return None
+
+
+def _seat_holders(root: Path, devices: Sequence[PciDevice]) -> dict[str, tuple[Holder, ...]]:
+    """The host's only card with a screen on it while somebody sits there (logind's seat0)."""
+    cards = [
+        device for device in devices
+        if device.class_code >> 16 == DISPLAY_CLASS
+        and any(node.startswith(("dri/card", "fb", "nvidia")) for node in device.nodes)
+    ]
+    if len(cards) != 1:
+        return {}
+    seat = _assignments(f"{base_of(root)}/run/systemd/seats/seat0")
+    session = seat.get("ACTIVE", "")
+    if not session:
+        return {}
+    about = _assignments(f"{base_of(root)}/run/systemd/sessions/{session}")
+    who = about.get("USER") or f"uid {seat.get('ACTIVE_UID', '?')}"
+    holder = Holder(
+        kind="seat",
+        what=f"seat0's only display card, where {who} is logged in ({about.get('TYPE') or 'tty'})",
+        remedy=f"come in over SSH, then: loginctl terminate-session {session}",
+    )
+    return {cards[0].address: (holder,)}
+
+
+def _assignments(path: str) -> dict[str, str]:
+    return dict(line.partition("=")[::2] for line in read_lines(path) if line[:1] != "#")

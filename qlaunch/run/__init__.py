@@ -1,0 +1,1 @@
+"""A plan carried out: locks and claims, journal, engine, the numbered order, recovery."""

@@ -1,0 +1,96 @@
+"""Who has a device: one locked file a device, with its owner's name inside.
+
+The lock says whether the owner lives; the text says who it is, or who left the device behind when
+launcher and QEMU both died. A dead owner's journal is recovered before its device is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+from msgspec import MsgspecError, Struct
+
+from qlaunch.codec import from_json, to_json
+from qlaunch.errors import HostError, Problem
+from qlaunch.run.locks import make_directory, try_lock
+
+CLAIMS = ".claims"
+
+
+class Owner(Struct, frozen=True):
+    """What a claim file says."""
+
+    name: str
+    pid: int = 0
+    started: float = 0.0  # time.time() of the claim
+
+
+class Claim(Struct, frozen=True):
+    """A claim that this process holds; `left_by` is the dead machine that had it before."""
+
+    device: str
+    fd: int
+    path: str
+    left_by: str | None = None
+
+
+def take_claims(base: str, owner: Owner, devices: Iterable[str]) -> list[Claim]:
+    """Claim all devices or none. Raises HostError naming the live owner of a taken one."""
+    directory = f"{base}/{CLAIMS}"
+    make_directory(directory)
+    claims: list[Claim] = []
+    try:
+        for device in devices:
+            claims.append(_take(directory, device, owner))
+    except BaseException:
+        drop_claims(claims)
+        raise
+    return claims
+
+
+def _take(directory: str, device: str, owner: Owner) -> Claim:
+    path = f"{directory}/{device}"
+    fd = try_lock(path)
+    if fd is None:
+        other = read_owner(path)
+        raise HostError(
+            Problem(
+                f"{device} is in use by the machine {other.name if other else '?'}", where=device,
+                hint=f"qlaunch stop {other.name}" if other else "qlaunch ps",
+            )
+        )
+    before = _owner_of(os.pread(fd, 4096, 0))
+    left_by = before.name if before and before.name != owner.name else None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, to_json(owner), 0)
+    return Claim(device, fd, path, left_by)
+
+
+def read_owner(path: str) -> Owner | None:
+    """The owner a claim file names, if it can be read."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not imported for a start
+            return _owner_of(file.read(4096))
+    except OSError:
+        return None
+
+
+def _owner_of(raw: bytes) -> Owner | None:
+    try:
+        return from_json(raw, Owner)
+    except MsgspecError:
+        return None
+
+
+def drop_claims(claims: Iterable[Claim], *, keep_files: bool = False) -> None:
+    """Give claims up: the files go while they are still locked.
+
+    With `keep_files` they stay and name their owner, whose journal has to be recovered first.
+    """
+    for claim in claims:
+        if not keep_files:
+            with contextlib.suppress(OSError):
+                os.unlink(claim.path)  # noqa: PTH108
+        os.close(claim.fd)

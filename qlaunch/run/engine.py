@@ -1,0 +1,261 @@
+"""Doing steps and undoing them, always to the end.
+
+A step is captured, journalled, applied; whatever happens on the way, everything done so far is
+undone in reverse, the failing step included, because it may be half done. The engine knows nothing
+of what a step means: only the promises in `host/handler.py`.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, NamedTuple, Protocol
+
+from qlaunch.children import ENDING, held_signals
+from qlaunch.errors import HostError, NotRestoredError, Problem, QlaunchError, StuckError
+from qlaunch.host.handler import Captured, Handler, Host
+from qlaunch.plan.steps import Step, devices_of
+from qlaunch.run.journal import Applied, Failed, Intent, Record, Stuck, Undoing, Undone
+
+
+class Event(NamedTuple):
+    """Progress, for whoever shows it."""
+
+    kind: Literal["applying", "applied", "undoing", "undone", "failed"]
+    step: Step
+    text: str = ""  # the sentence, or the reason
+
+
+class Left(NamedTuple):
+    """A step that could not be undone."""
+
+    step: Step
+    problems: tuple[Problem, ...]
+    stuck: bool = False
+
+
+class Outcome(NamedTuple):
+    """What an undo did: what to tell, and what is left."""
+
+    sentences: tuple[str, ...] = ()
+    left: tuple[Left, ...] = ()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Of everything that is left."""
+        return tuple(p for item in self.left for p in item.problems)
+
+    def check(self) -> None:
+        """Raise NotRestoredError when something is left."""
+        if self.left:
+            raise NotRestoredError(self.problems)
+
+
+class Log(Protocol):
+    """What the engine needs of a Journal."""
+
+    def write(self, record: Record) -> None: ...
+
+
+class _Entry:
+    """A step that has been begun and is not undone yet."""
+
+    def __init__(self, k: int, step: Step, captured: Captured) -> None:
+        self.k = k
+        self.step = step
+        self.captured = captured  # `apply` may add to it
+        self.first = dict(captured)  # as captured
+        self.stuck = False
+
+
+class Engine:
+    """Carries steps out. One engine a run; `apply` may be called several times."""
+
+    def __init__(
+        self,
+        host: Host,
+        journal: Log,
+        handlers: Mapping[type, Handler[Any]],
+        report: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.host = host
+        self._journal = journal
+        self._handlers = handlers
+        self._report = report
+        self._entries: list[_Entry] = []
+        self._next = 0
+
+    @classmethod
+    def resume(
+        cls,
+        host: Host,
+        journal: Log,
+        handlers: Mapping[type, Handler[Any]],
+        records: Sequence[Record],
+        report: Callable[[Event], None] | None = None,
+    ) -> Engine:
+        """An engine that holds what a journal's run has not undone: call `undo_all` on it.
+
+        Stuck and failed undos are tried again. What `apply` noted is used only when no undo of
+        that step was begun: one that was cut short may have been done already.
+        """
+        engine = cls(host, journal, handlers, report)
+        entries: dict[int, _Entry] = {}
+        for record in records:
+            if isinstance(record, Intent):
+                entries[record.k] = _Entry(record.k, record.step, record.captured)
+            elif isinstance(record, Applied) and record.k in entries:
+                entries[record.k].captured = record.captured
+            elif isinstance(record, Undoing) and record.k in entries:
+                entries[record.k].captured = dict(entries[record.k].first)
+            elif isinstance(record, Undone):
+                entries.pop(record.k, None)
+        engine._entries = sorted(entries.values(), key=lambda e: e.k)
+        engine._next = max(entries, default=-1) + 1
+        return engine
+
+    @property
+    def pending(self) -> tuple[Step, ...]:
+        """The steps that an undo would put back, in the order they were applied."""
+        return tuple(entry.step for entry in self._entries)
+
+    def apply(self, steps: Sequence[Step]) -> None:
+        """Apply all of them, or none.
+
+        On any exception everything this engine has applied is undone. Then HostError is raised
+        (from that exception) when the host is as it was, NotRestoredError when something is left.
+        INT, TERM and HUP are looked at between two steps only, so that none of them can land
+        between a change and its record, or in front of the undo; they count as KeyboardInterrupt.
+        """
+        with held_signals():
+            for step in steps:
+                try:
+                    _check_signals()
+                    self._apply(step)
+                except BaseException as error:
+                    outcome = self.undo_all()
+                    problems = _explain(step, error)
+                    if outcome.left:
+                        raise NotRestoredError((*problems, *outcome.problems)) from error
+                    raise HostError(problems) from error
+
+    def undo_all(self) -> Outcome:
+        """Undo everything in reverse. Never stops at an error and raises none.
+
+        Signals that arrive meanwhile are dropped: what they ask for is being done. A device on
+        which a write hangs gets no further one. What is left can be tried again.
+        """
+        sentences: list[str] = []
+        left: list[Left] = []
+        with _signals_dropped():
+            for entry in reversed(self._entries.copy()):
+                try:
+                    sentence = self._undo(entry)
+                except BaseException as error:
+                    left.insert(0, self._note_failure(entry, error))
+                    continue
+                self._entries.remove(entry)
+                if sentence:
+                    sentences.append(sentence)
+            for entry in self._entries:
+                entry.stuck = False  # the next call may try again
+        return Outcome(tuple(sentences), tuple(left))
+
+    def _apply(self, step: Step) -> None:
+        handler = self._handlers[type(step)]
+        captured = handler.capture(self.host, step)
+        entry = _Entry(self._next, step, captured)
+        self._next += 1
+        self._entries.append(entry)
+        try:
+            # Before the change, on disk: from here on another process can undo it.
+            self._journal.write(Intent(k=entry.k, step=step, captured=captured))
+            self._tell("applying", step)
+            handler.apply(self.host, step, captured)
+            self._journal.write(Applied(k=entry.k, captured=captured))
+            self._tell("applied", step)
+        except BaseException as error:
+            # A signal that was held back during the hanging write may stand in front of it.
+            entry.stuck = _find_stuck(error) is not None
+            self._note(Stuck if entry.stuck else Failed, entry, error)
+            raise
+
+    def _undo(self, entry: _Entry) -> str | None:
+        hanging = {a for e in self._entries if e.stuck for a in devices_of(e.step)}
+        mine = [a for a in devices_of(entry.step) if a in hanging]
+        if entry.stuck or mine:
+            raise StuckError(
+                Problem(
+                    f"not undone: {entry.step}", where=", ".join(mine),
+                    found="an earlier write to it has not returned",
+                    hint="end what holds it, then qlaunch recover --all",
+                )
+            )
+        with suppress(Exception):  # a full disk must not keep a device from its driver
+            self._journal.write(Undoing(k=entry.k))
+        self._tell_quietly("undoing", entry.step)
+        sentence = self._handlers[type(entry.step)].undo(self.host, entry.step, entry.captured)
+        with suppress(Exception):
+            self._journal.write(Undone(k=entry.k, sentence=sentence or ""))
+        self._tell_quietly("undone", entry.step, sentence or "")
+        return sentence
+
+    def _note_failure(self, entry: _Entry, error: BaseException) -> Left:
+        stuck = _find_stuck(error) is not None
+        entry.stuck = entry.stuck or stuck
+        entry.captured = dict(entry.first)
+        self._note(Stuck if stuck else Failed, entry, error)
+        self._tell_quietly("failed", entry.step, str(error))
+        return Left(entry.step, _explain(entry.step, error, verb="undo"), stuck)
+
+    def _note(self, kind: type[Stuck] | type[Failed], entry: _Entry, error: BaseException) -> None:
+        with suppress(Exception):
+            self._journal.write(kind(k=entry.k, error=str(error) or type(error).__name__))
+
+    def _tell(self, kind: Any, step: Step, text: str = "") -> None:
+        if self._report is not None:
+            self._report(Event(kind, step, text))
+
+    def _tell_quietly(self, kind: Any, step: Step, text: str = "") -> None:
+        with suppress(Exception):  # a closed terminal must not stop the undo
+            self._tell(kind, step, text)
+
+
+def _find_stuck(error: BaseException | None) -> StuckError | None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, StuckError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _explain(step: Step, error: BaseException, verb: str = "") -> tuple[Problem, ...]:
+    """The step's failure in front, then the handler's own problems with their hints."""
+    headline = f"cannot {verb + ': ' if verb else ''}{step}"
+    if isinstance(error, QlaunchError):
+        first = error.problems[0]
+        joined = first._replace(message=f"{headline}: {first.message}")
+        return (joined, *error.problems[1:])
+    if isinstance(error, KeyboardInterrupt):
+        return (Problem(f"interrupted before this was done: {step}", found=str(error)),)
+    found = str(error) or type(error).__name__
+    return (Problem(headline, where=step.why, found=found),)
+
+
+def _check_signals() -> None:
+    arrived = signal.sigtimedwait(ENDING, 0)
+    if arrived is not None:
+        raise KeyboardInterrupt(signal.Signals(arrived.si_signo).name)
+
+
+@contextmanager
+def _signals_dropped() -> Iterator[None]:
+    with held_signals():
+        try:
+            yield
+        finally:
+            while signal.sigtimedwait(ENDING, 0) is not None:
+                continue

@@ -1,0 +1,137 @@
+"""What other processes need to know of a running machine: `run.json` in its runtime directory.
+
+The journal says what was done to the host; this says where the machine is and how it is ended, so
+that `status`, `stop` and `recover` can find it after the launcher is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from msgspec import MsgspecError, Struct
+
+from qlaunch.codec import from_json, to_json
+from qlaunch.plan.model import PinPlan, Plan
+from qlaunch.run.locks import is_locked
+
+FILE = "run.json"
+LOCK = "lock"
+SUPERVISOR = "supervisor"
+CONTROL = "control.sock"
+QMP = "qmp.sock"
+
+
+class Info(Struct, frozen=True, kw_only=True):
+    """One running machine."""
+
+    name: str
+    uuid: str
+    profile: str
+    started: float  # seconds since the epoch
+    launcher: int
+    runtime_dir: str
+    socket_dir: str
+    state_dir: str
+    stop_timeout: float
+    devices: tuple[str, ...] = ()
+    vcpus: int = 1
+    memory: int = 0  # bytes
+    pins: PinPlan | None = None
+    after: tuple[tuple[str, ...], ...] = ()
+    qemu_pid: int | None = None
+
+    @property
+    def control(self) -> str:
+        """Path of the launcher's own QMP socket."""
+        return f"{self.runtime_dir}/{CONTROL}"
+
+
+def info_of(plan: Plan, profile: str, started: float) -> Info:
+    """The info of a plan that is being carried out by this process."""
+    return Info(
+        name=plan.name, uuid=plan.uuid, profile=profile, started=started, launcher=os.getpid(),
+        runtime_dir=plan.runtime_dir, socket_dir=plan.socket_dir, state_dir=plan.state_dir,
+        stop_timeout=float(plan.profile.stop.timeout), devices=tuple(c.address for c in plan.cards),
+        vcpus=plan.profile.cpu.count, memory=int(plan.profile.machine.memory), pins=plan.pins,
+        after=plan.profile.hooks.after,
+    )
+
+
+def write_info(info: Info) -> None:
+    """Replace the file in one step. Raises OSError."""
+    path = f"{info.runtime_dir}/{FILE}"
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(fd, to_json(info))
+    finally:
+        os.close(fd)
+    os.replace(f"{path}.new", path)  # noqa: PTH105 - pathlib is not imported for a start
+
+
+def read_info(runtime_dir: str) -> Info | None:
+    """What the file says; None when there is none, or it cannot be read."""
+    try:
+        with open(f"{runtime_dir}/{FILE}", "rb") as file:  # noqa: PTH123
+            return from_json(file.read(), Info)
+    except (OSError, MsgspecError):
+        return None
+
+
+def machine_names(base: str) -> list[str]:
+    """Machines with a runtime directory: running, or leaving something behind."""
+    with contextlib.suppress(OSError):
+        return sorted(
+            entry.name for entry in os.scandir(base)
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+        )
+    return []
+
+
+def is_alive(runtime_dir: str) -> bool:
+    """Whether launcher or QEMU holds the machine's lock."""
+    return is_locked(f"{runtime_dir}/{LOCK}")
+
+
+def is_supervised(runtime_dir: str) -> bool:
+    """Whether a launcher watches it."""
+    return is_locked(f"{runtime_dir}/{SUPERVISOR}")
+
+
+def find_qemu(runtime_dir: str) -> int | None:
+    """The pid of the QEMU that holds the lock: whoever has that file open and supervises not.
+
+    Looking at open files finds it even when the launcher died before it could note the pid.
+    """
+    lock = _identity(f"{runtime_dir}/{LOCK}")
+    supervisor = _identity(f"{runtime_dir}/{SUPERVISOR}")
+    if lock is None:
+        return None
+    for pid in _processes():
+        held = set(_open_files(pid))
+        if lock in held and supervisor not in held:
+            return pid
+    return None
+
+
+def _processes() -> Iterator[int]:
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            yield int(entry.name)
+
+
+def _open_files(pid: int) -> Iterator[tuple[int, int]]:
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            found = _identity(entry.path)
+            if found is not None:
+                yield found
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,253 @@
+"""The write-ahead record of what a run does to the host, one JSON object a line.
+
+It lies in the machine's runtime directory (tmpfs: it dies with the state it describes). Each line
+is on it before the change it announces, so a launcher killed anywhere leaves enough to put the
+host back. Reading forgives everything: a cut or garbled line is named and skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from qlaunch.codec import from_json, to_json
+from qlaunch.errors import HostError, Problem
+from qlaunch.host.handler import Captured, Host
+from qlaunch.plan.steps import Step
+
+FILE_NAME = "journal"
+VERSION = 1
+
+
+class _Record(Struct, frozen=True, kw_only=True, tag_field="record"):
+    pass
+
+
+class Header(_Record, frozen=True, kw_only=True, tag="header"):
+    """Whose journal this is. A pid means something only together with its start time."""
+
+    version: int = VERSION
+    boot_id: str
+    pid: int
+    start_time: int  # clock ticks since boot, /proc/PID/stat
+    name: str
+    profile: str = ""
+
+
+class Stage(_Record, frozen=True, kw_only=True, tag="stage"):
+    """A mark of the session ("steps", "qemu", "running", "ending"); `detail` is for people."""
+
+    stage: str
+    detail: str = ""
+
+
+class Intent(_Record, frozen=True, kw_only=True, tag="intent"):
+    """Step `k` is about to be applied to a host that looked like `captured`."""
+
+    k: int
+    step: Step
+    captured: Captured
+
+
+class Applied(_Record, frozen=True, kw_only=True, tag="applied"):
+    """It was; `captured` as `apply` left it."""
+
+    k: int
+    captured: Captured
+
+
+class Undoing(_Record, frozen=True, kw_only=True, tag="undoing"):
+    """Its undo is about to begin: what `apply` noted may not hold any more from here on."""
+
+    k: int
+
+
+class Undone(_Record, frozen=True, kw_only=True, tag="undone"):
+    """It is back."""
+
+    k: int
+    sentence: str = ""
+
+
+class Stuck(_Record, frozen=True, kw_only=True, tag="stuck"):
+    """A write of it did not return; a recover tries again."""
+
+    k: int
+    error: str = ""
+
+
+class Failed(_Record, frozen=True, kw_only=True, tag="failed"):
+    """Its apply or its undo failed."""
+
+    k: int
+    error: str
+
+
+class End(_Record, frozen=True, kw_only=True, tag="end"):
+    """The run is over; `restored` says whether everything is back."""
+
+    restored: bool
+
+
+Record: TypeAlias = (
+    Header | Stage | Intent | Applied | Undoing | Undone | Stuck | Failed | End
+)
+
+
+class Contents(NamedTuple):
+    """What could be read of a journal."""
+
+    header: Header | None
+    records: tuple[Record, ...]  # without the header
+    unreadable: tuple[int, ...]  # line numbers, from 1
+
+    def is_stale(self, boot_id: str) -> bool:
+        """Whether it tells of another boot: then nothing of it is left to undo."""
+        return self.header is not None and self.header.boot_id != boot_id
+
+
+class Journal:
+    """An open journal. Every record is on the file, fsync'd, when `write` returns."""
+
+    def __init__(self, fd: int, path: Path, *, torn: bool = False) -> None:
+        self.path = path
+        self._fd = fd
+        self._torn = torn  # the last line has no end: begin a new one first
+
+    def write(self, record: Record) -> None:
+        """Append one record. Raises OSError (a full disk); a later record starts a new line."""
+        line = (b"\n" if self._torn else b"") + to_json(record) + b"\n"
+        self._torn = True
+        view = memoryview(line)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        self._torn = False
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; it stays where it is."""
+        os.close(self._fd)
+
+
+def create_journal(directory: Path, header: Header) -> Journal:
+    """Make DIRECTORY/journal (0600) with its header, both on disk when this returns.
+
+    Raises HostError when one is there already, or when it cannot be written; none is left then
+    unless it was there before.
+    """
+    path = directory / FILE_NAME
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fd = os.open(FILE_NAME, flags, 0o600, dir_fd=folder)
+            journal = Journal(fd, path)
+            try:
+                journal.write(header)
+                os.fsync(folder)
+            except BaseException:
+                os.unlink(FILE_NAME, dir_fd=folder)
+                journal.close()
+                raise
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        raise HostError(
+            Problem(
+                "the journal of an earlier run is still there", where=str(path),
+                hint=f"qlaunch recover {header.name}",
+            )
+        ) from None
+    except OSError as error:
+        raise HostError(
+            Problem("the journal cannot be written", str(path), found=error.strerror or "")
+        ) from error
+    return journal
+
+
+def open_journal(path: Path) -> Journal:
+    """Open one for further records (recover). Raises HostError as `read_journal` does."""
+    fd = _open(path, os.O_RDWR | os.O_APPEND)
+    size = os.fstat(fd).st_size
+    return Journal(fd, path, torn=size > 0 and os.pread(fd, 1, size - 1) != b"\n")
+
+
+def read_journal(path: Path) -> Contents:
+    """Whatever can be read. Raises HostError when it is missing or another user could write it.
+
+    What a journal says is done to the host by whoever recovers, so root reads root's only.
+    """
+    with os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
+        lines = file.read().split(b"\n")
+    header: Header | None = None
+    records: list[Record] = []
+    unreadable: list[int] = []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            record: Record = from_json(line, Record)  # type: ignore[arg-type]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            unreadable.append(number)
+            continue
+        if isinstance(record, Header):
+            header = header or record
+        else:
+            records.append(record)
+    return Contents(header, tuple(records), tuple(unreadable))
+
+
+def make_header(host: Host, name: str, profile: str = "") -> Header:
+    """The header of a run by this process."""
+    pid = os.getpid()
+    return Header(
+        boot_id=read_boot_id(host), pid=pid, start_time=read_start_time(host, pid) or 0,
+        name=name, profile=profile,
+    )
+
+
+def read_boot_id(host: Host) -> str:
+    """The kernel's id of this boot; empty when it cannot be read."""
+    try:
+        return host.path("proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def read_start_time(host: Host, pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when there is no such process."""
+    try:
+        fields = host.path(f"proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[19])  # field 22; the command's name may hold blanks and brackets
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def is_owner_alive(host: Host, header: Header) -> bool:
+    """Whether the launcher that wrote it still runs."""
+    return read_start_time(host, header.pid) == header.start_time
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(
+            Problem("the journal cannot be opened", str(path), found=error.strerror or "")
+        ) from error
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        os.close(fd)
+        raise HostError(
+            Problem(
+                "the journal may have been written by somebody else", where=str(path),
+                found=f"uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
+                allowed=f"a plain file of uid {os.geteuid()}, writable by its owner only",
+            )
+        )
+    return fd

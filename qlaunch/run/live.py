@@ -1,0 +1,128 @@
+"""The part of a run in which QEMU lives: wait until it is ready, pin, let go, watch (stages 8-9).
+
+Imported only after QEMU has been started, because asyncio and qemu.qmp take as long to import as
+QEMU takes to build its machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from qlaunch.errors import HostError, Problem
+from qlaunch.plan.model import PinPlan
+from qlaunch.vm.loop import asyncio, first
+from qlaunch.vm.monitor import Monitor
+from qlaunch.vm.pin import Pinned, pin_threads, read_threads
+from qlaunch.vm.process import QemuProcess
+from qlaunch.vm.ready import wait_ready
+from qlaunch.vm.stop import stop_machine
+from qlaunch.vm.watch import End, StopRequests, watch
+
+Say = Callable[[str], None]
+
+
+class Life(NamedTuple):
+    """What supervising a QEMU needs to know."""
+
+    control: str  # path of our QMP socket
+    pins: PinPlan | None
+    memory: int  # bytes, for the progress text
+    ready_timeout: float
+    stop_timeout: float
+    devices: int
+    last_words: Callable[[], str]
+    before_cont: Callable[[], None]  # what has to be done before the guest runs (taps on bridges)
+    stage: Callable[[int, str], None]
+
+
+def live(process: QemuProcess, life: Life, say: Say) -> End:
+    """From a started QEMU to its end. Raises HostError when it never ran; it has ended then."""
+    return asyncio.run(_live(process, life, say))
+
+
+def adopt(process: QemuProcess, life: Life, say: Say) -> End:
+    """Watch a QEMU whose launcher is gone. One that never ran is ended: nobody saw it start."""
+    return asyncio.run(_adopt(process, life, say))
+
+
+async def _live(process: QemuProcess, life: Life, say: Say) -> End:
+    with StopRequests() as requests:
+        monitor: Monitor | None = None
+        try:
+            life.stage(8, "waiting for QEMU")
+            monitor = await _ready_or_stopped(process, life, requests, say)
+            pinned = await _pin(monitor, process, life)
+            life.before_cont()
+            if requests.event.is_set():
+                raise HostError("stopped before the guest ran")
+            await monitor.execute("cont")
+            life.stage(9, _running_text(pinned))
+            return await watch(
+                monitor, process, requests, timeout=life.stop_timeout, log=say,
+                devices=life.devices,
+            )
+        except BaseException:
+            await stop_machine(monitor, process, timeout=0, log=say, devices=life.devices)
+            raise
+        finally:
+            if monitor is not None:
+                await monitor.close()
+
+
+async def _ready_or_stopped(
+    process: QemuProcess, life: Life, requests: StopRequests, say: Say
+) -> Monitor:
+    """The connected monitor. Raises HostError when QEMU fails, or a stop is asked for first."""
+    found: list[Monitor] = []
+
+    async def ready() -> None:
+        found.append(
+            await wait_ready(
+                life.control, process, timeout=life.ready_timeout, memory=life.memory,
+                on_progress=say, last_words=life.last_words,
+            )
+        )
+
+    if await first(None, ready(), requests.event.wait()) == 1:
+        raise HostError(Problem("stopped before the guest ran", found=requests.last))
+    return found[0]
+
+
+async def _pin(monitor: Monitor, process: QemuProcess, life: Life) -> list[Pinned]:
+    if life.pins is None:
+        return []
+    return pin_threads(await read_threads(monitor, process.pid), life.pins)
+
+
+def _running_text(pinned: list[Pinned]) -> str:
+    vcpus = [p for p in pinned if p.name.startswith("vcpu")]
+    if not vcpus:
+        return "the guest runs"
+    where = ", ".join(f"{p.name.removeprefix('vcpu ')}→{p.actual}" for p in vcpus)
+    return f"the guest runs, vCPUs on CPUs {where}"
+
+
+async def _adopt(process: QemuProcess, life: Life, say: Say) -> End:
+    with StopRequests() as requests:
+        monitor: Monitor | None = None
+        try:
+            try:
+                monitor = await Monitor.connect(
+                    life.control, timeout=5.0, alive=lambda: process.poll() is None
+                )
+                status = await monitor.execute("query-status")
+                if status["status"] in ("prelaunch", "inmigrate"):
+                    say("its guest never ran; ending it")
+                    requests.request("recover")
+            except HostError as error:
+                # An end of QEMU, or a monitor that somebody blocks: signals still work.
+                say(f"no monitor: {error.problems[0].message}")
+            life.stage(9, "watched again")
+            return await watch(
+                monitor, process, requests, timeout=life.stop_timeout, log=say,
+                devices=life.devices,
+            )
+        finally:
+            if monitor is not None:
+                await monitor.close()

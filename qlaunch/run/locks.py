@@ -1,0 +1,139 @@
+"""Locks that the kernel frees: flock on an fd that QEMU inherits.
+
+A lock is held as long as either the launcher or QEMU lives, so liveness needs no pid file. A file
+may be unlinked by its last holder while another process waits to open it: after locking, the path
+must still lead to the locked inode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable
+
+from qlaunch.errors import HostError, Problem
+
+HOST_LOCK = ".host.lock"
+HOST_WAIT = 90.0  # longer than one guarded write's deadline
+
+
+def make_directory(path: str, mode: int = 0o700, owner: tuple[int, int] | None = None) -> None:
+    """Create a directory (parents too) with exactly this mode and owner.
+
+    Raises HostError when it cannot be made, is not a directory, or belongs to somebody else: a
+    directory in /run that others may write would let them replace a journal that root reads.
+    """
+    parent = os.path.dirname(path)  # noqa: PTH120 - pathlib is not imported on the way to a start
+    try:
+        if parent and not os.path.isdir(parent):  # noqa: PTH112
+            make_directory(parent, 0o711 if mode & 0o011 or owner else mode)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, mode)  # noqa: PTH102
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(
+            Problem(f"the directory cannot be made: {error.strerror}", where=path)
+        ) from None
+    try:
+        _own(fd, path, mode, owner)
+    finally:
+        os.close(fd)
+
+
+def _own(fd: int, path: str, mode: int, owner: tuple[int, int] | None) -> None:
+    info = os.fstat(fd)
+    uid = owner[0] if owner else os.geteuid()
+    if info.st_uid not in (uid, os.geteuid()):
+        raise HostError(
+            Problem("the directory belongs to somebody else", where=path,
+                    found=f"owner uid {info.st_uid}", hint=f"ls -ld '{path}'")
+        )
+    try:
+        if owner and (info.st_uid, info.st_gid) != owner:
+            os.fchown(fd, *owner)
+        if info.st_mode & 0o7777 != mode:
+            os.fchmod(fd, mode)
+    except OSError as error:
+        raise HostError(Problem(f"the directory cannot be set up: {error}", where=path)) from None
+
+
+def try_lock(path: str) -> int | None:
+    """Open and lock a file; None when another process holds it. The fd is close-on-exec.
+
+    Raises HostError when the file cannot be opened.
+    """
+    while True:
+        try:
+            fd = os.open(
+                path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
+            )
+        except OSError as error:
+            raise HostError(
+                Problem(f"the lock cannot be opened: {error.strerror}", where=path)
+            ) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        if _is_at(fd, path):
+            return fd
+        os.close(fd)
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody holds the lock; a missing file is not locked."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        there = os.stat(path, follow_symlinks=False)  # noqa: PTH116
+    except OSError:
+        return False
+    here = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+class HostLock:
+    """The one lock around every change to devices: two actors on one device left override and
+    driver in disagreement. A context manager; waits for the other, and says so."""
+
+    def __init__(self, base: str, say: Callable[[str], None]) -> None:
+        self._path = f"{base}/{HOST_LOCK}"
+        self._say = say
+        self._fd: int | None = None
+
+    def __enter__(self) -> HostLock:
+        start = time.monotonic()
+        told = False
+        while (fd := try_lock(self._path)) is None:
+            waited = time.monotonic() - start
+            if waited > HOST_WAIT:
+                raise HostError(
+                    Problem("another qlaunch is still changing devices", where=self._path,
+                            hint="qlaunch ps")
+                )
+            if waited > 2 and not told:
+                self._say("waiting for another qlaunch that is changing devices")
+                told = True
+            time.sleep(0.02)
+        self._fd = fd
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None

@@ -1,0 +1,368 @@
+"""One run of a machine in its numbered order: 2 claim the name, 3 plan, 4 claim the devices,
+5 host steps, 6 open what QEMU inherits, 7 start it, 8 wait and pin, 9 watch, 10 give back, 11 say.
+
+Whatever is raised from stage 2 on, stage 10 is carried out to its end. The order and what must
+hold after each fault are told in contrib/DESIGN.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from qlaunch.argv.render import plan_options, render_argv
+from qlaunch.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    HostError,
+    NotRestoredError,
+    Problem,
+    QlaunchError,
+)
+from qlaunch.host.handler import Host
+from qlaunch.host.handlers import HANDLERS
+from qlaunch.host.net import NetChild, attach_tap
+from qlaunch.plan.model import Plan
+from qlaunch.plan.steps import MakeBridge, TakeDevice
+from qlaunch.run.account import as_account, run_hooks
+from qlaunch.run.cleanup import clean_up
+from qlaunch.run.claims import Claim, Owner, take_claims
+from qlaunch.run.engine import Engine, Event, Outcome
+from qlaunch.run.handover import Handover, opened
+from qlaunch.run.info import LOCK, SUPERVISOR, info_of, write_info
+from qlaunch.run.journal import FILE_NAME, End, Journal, Stage, create_journal, make_header
+from qlaunch.run.locks import HostLock, make_directory, try_lock
+from qlaunch.run.recover import recover_dead
+from qlaunch.run.story import LOG, QEMU_LOG, Story
+from qlaunch.vm.process import QemuProcess, last_words, log_offset
+from qlaunch.vm.spawn import start_qemu
+
+if TYPE_CHECKING:
+    from qlaunch.profile.read import Loaded
+    from qlaunch.vm.watch import End as MachineEnd
+
+
+class Session:
+    """Carries one plan out. `run` may be called once."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        make_plan: Callable[[], Plan],
+        story: Story,
+        *,
+        base: str,
+        terminal: bool = True,
+        on_running: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.loaded = loaded
+        self.make_plan = make_plan
+        self.story = story
+        self.base = base
+        self.terminal = terminal
+        self.on_running = on_running
+        self.net = NetChild()
+        self.host = Host(net=self.net, on_wait=self._on_wait)
+        self.journal: Journal | None = None
+        self.engine: Engine | None = None
+        self.claims: list[Claim] = []
+
+    # -- the order ---------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """The whole. Returns the exit code. Raises QlaunchError for what kept the guest from
+        running, with the host as it was (or NotRestoredError)."""
+        if any(net.bridge for net in self.loaded.profile.net):
+            self.net.start()
+        with signals_interrupt(), contextlib.closing(self.net), contextlib.ExitStack() as stack:
+            self.stage(2, "claiming the name")
+            lock = self._claim_name(stack)
+            self.stage(3, "planning")
+            plan = self.make_plan()
+            self._open_logs(plan, stack)
+            self.stage(4, "claiming the devices")
+            return self._carry_out(plan, lock)
+
+    def _carry_out(self, plan: Plan, lock: int) -> int:
+        end: MachineEnd | None = None
+        failure: BaseException | None = None
+        try:
+            self._claim_devices(plan)
+            self.journal = create_journal(
+                Path(plan.runtime_dir),
+                make_header(self.host, plan.name, str(self.loaded.sources[0].path)),
+            )
+            run_hooks(plan.profile.hooks.before, plan.account, self.loaded.trusted, self.story.say)
+            self.stage(5, f"{len(plan.steps)} host steps")
+            self._apply(plan)
+            end = self._live(plan, lock)
+        except BaseException as error:
+            failure = error
+        outcome = self._give_back(plan, stuck=end is not None and end.reason == "stuck")
+        return self._say_so(plan, end, failure, outcome)
+
+    def stage(self, number: int, text: str) -> None:
+        """Enter a stage: told in the journal once there is one, and in the log."""
+        self.story.note(f"[{number}] {text}")
+        if self.journal is not None:
+            self.journal.write(Stage(stage=str(number), detail=text))
+
+    # -- stages 2 to 5 -----------------------------------------------------------------------
+
+    def _claim_name(self, stack: contextlib.ExitStack) -> int:
+        name = self.loaded.profile.name
+        runtime = f"{self.base}/{name}"
+        make_directory(self.base, 0o711 if os.geteuid() == 0 else 0o700)
+        make_directory(runtime)
+        lock = try_lock(f"{runtime}/{LOCK}")
+        if lock is None:
+            raise HostError(
+                Problem(f"{name} is running", where=runtime,
+                        hint=f"qlaunch status '{name}'; qlaunch stop '{name}'")
+            )
+        stack.callback(os.close, lock)
+        if Path(runtime, FILE_NAME).exists():
+            self.story.say(f"{name} left something behind; putting it back first")
+            recover_dead(self.base, name, self.story.say, self.host)
+        supervisor = try_lock(f"{runtime}/{SUPERVISOR}")
+        if supervisor is None:
+            raise HostError(Problem(f"{name} is being recovered by another qlaunch", runtime))
+        stack.callback(os.close, supervisor)
+        stack.callback(clean_up, self.base, name)
+        return lock
+
+    def _open_logs(self, plan: Plan, stack: contextlib.ExitStack) -> None:
+        with as_account(plan):
+            make_directory(plan.state_dir)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                self.story.to_file(os.open(f"{plan.state_dir}/{LOG}", flags, 0o600))
+                self.qemu_log = os.open(f"{plan.state_dir}/{QEMU_LOG}", flags, 0o600)
+            except OSError as error:
+                raise HostError(
+                    Problem(f"the log cannot be written: {error.strerror}", where=plan.state_dir)
+                ) from None
+        stack.callback(os.close, self.qemu_log)
+        if plan.socket_dir != plan.runtime_dir and plan.account is not None:
+            owner = (plan.account.uid, plan.account.gid)
+            parent = os.path.dirname(plan.socket_dir)  # noqa: PTH120
+            make_directory(os.path.dirname(parent), 0o711)  # noqa: PTH120
+            make_directory(parent, 0o700, owner)
+            make_directory(plan.socket_dir, 0o700, owner)
+
+    def _claim_devices(self, plan: Plan) -> None:
+        devices = [s.address for s in plan.steps if isinstance(s, TakeDevice)]
+        if not devices:
+            return
+        owner = Owner(plan.name, os.getpid(), time.time())
+        with HostLock(self.base, self.story.say):
+            self.claims = take_claims(self.base, owner, devices)
+        for left_by in {c.left_by for c in self.claims if c.left_by}:
+            self.story.say(f"{left_by} died with a device of this machine; putting it back first")
+            recover_dead(self.base, left_by, self.story.say, self.host, only_if_dead=True)
+
+    def _apply(self, plan: Plan) -> None:
+        if not plan.steps or self.journal is None:
+            return
+        self.engine = Engine(self.host, self.journal, HANDLERS, self._report)
+        if all(isinstance(step, MakeBridge) for step in plan.steps):
+            self.engine.apply(plan.steps)
+            return
+        with HostLock(self.base, self.story.say):
+            self.engine.apply(plan.steps)
+
+    # -- stages 6 to 9 -----------------------------------------------------------------------
+
+    def _live(self, plan: Plan, lock: int) -> MachineEnd:
+        self.stage(6, "opening what QEMU inherits")
+        with opened(plan, lock, self.claims) as handover:
+            taps = dict(handover.taps)
+            self.stage(7, "starting QEMU")
+            info = info_of(plan, str(self.loaded.sources[0].path), time.time())
+            write_info(info)
+            offset = log_offset(self.qemu_log)
+            process = self._start(plan, handover)
+        with process, _terminal_kept(self.terminal):
+            # Now, while QEMU builds its machine: what takes time and is not needed before.
+            from qlaunch.run.live import Life, live
+
+            self._note_start(plan)
+            log = f"{plan.state_dir}/{QEMU_LOG}"
+            life = Life(
+                control=info.control, pins=plan.pins, memory=info.memory,
+                ready_timeout=plan.ready_timeout, stop_timeout=info.stop_timeout,
+                devices=len(plan.cards), last_words=lambda: last_words(log, offset),
+                before_cont=lambda: self._attach(taps), stage=self._running,
+            )
+            end = live(process, life, self.story.note)
+            if end.reason == "died":
+                self.story.say(
+                    f"QEMU died ({end.exit}): {last_words(log, offset) or 'without a word'}"
+                )
+            return end
+
+    def _start(self, plan: Plan, handover: Handover) -> QemuProcess:
+        uses_terminal = self.terminal and any(s.type == "stdio" for s in plan.profile.serial)
+        return start_qemu(
+            render_argv(plan), fds=handover.fds, stderr_fd=self.qemu_log, account=plan.account,
+            memlock=plan.memlock if os.geteuid() == 0 else None,
+            cpus=plan.pins.emulator if plan.pins else None, env=plan.profile.qemu.env,
+            terminal=uses_terminal,
+        )
+
+    def _note_start(self, plan: Plan) -> None:
+        """What `plan --diff last` compares with."""
+        from shlex import quote
+
+        lines = [f"step: {step}" for step in plan.steps]
+        lines += [" ".join(quote(w) for w in option.words) for option in plan_options(plan)]
+        with as_account(plan), contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(f"{plan.state_dir}/last", flags, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+
+    def _attach(self, taps: dict[str, str]) -> None:
+        for ifname, bridge in taps.items():
+            attach_tap(self.host, ifname, bridge)
+        self.net.close()
+
+    def _running(self, number: int, text: str) -> None:
+        self.stage(number, text)
+        if number == 9:
+            self.story.say(f"{self.loaded.profile.name}: {text}")
+            self.on_running()
+
+    # -- stages 10 and 11 --------------------------------------------------------------------
+
+    def _give_back(self, plan: Plan, *, stuck: bool) -> Outcome:
+        with contextlib.suppress(OSError):
+            self.stage(10, "giving back")
+        outcome = Outcome()
+        if self.engine is not None and self.engine.pending:
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(HostLock(self.base, self.story.say))
+                except HostError as error:  # what is ours goes back all the same
+                    self.story.say(str(error))
+                outcome = self.engine.undo_all()
+        if self.journal is not None:
+            with contextlib.suppress(OSError):
+                self.journal.write(End(restored=not outcome.left and not stuck))
+            self.journal.close()
+        self._drop_claims(bool(outcome.left) or stuck)
+        if not outcome.left and not stuck:
+            with contextlib.suppress(OSError):
+                Path(plan.runtime_dir, FILE_NAME).unlink()
+        if plan.profile.hooks.after:
+            with contextlib.suppress(QlaunchError):
+                run_hooks(
+                    plan.profile.hooks.after, plan.account, self.loaded.trusted, self.story.say
+                )
+        return outcome
+
+    def _drop_claims(self, keep_files: bool) -> None:
+        from qlaunch.run.claims import drop_claims
+
+        drop_claims(self.claims, keep_files=keep_files)
+        self.claims = []
+
+    def _say_so(
+        self, plan: Plan, end: MachineEnd | None, failure: BaseException | None, outcome: Outcome
+    ) -> int:
+        for sentence in outcome.sentences:
+            self.story.say(sentence)
+        left = [*outcome.problems]
+        if end is not None and end.reason == "stuck":
+            left.append(Problem("QEMU could not be ended; its devices stay with it", plan.name,
+                                found=end.detail))
+        if left or isinstance(failure, NotRestoredError):
+            self._not_restored(plan, left, failure)
+        if failure is not None:
+            self._failed(failure)
+        if end is None or end.reason in ("died", "panic"):
+            self.story.note("[11] ended badly")
+            return EXIT_FAILED
+        self.story.note("[11] done")
+        self.story.say(f"{plan.name}: ended ({_why(end)}), all given back")
+        return EXIT_OK
+
+    def _not_restored(
+        self, plan: Plan, left: list[Problem], failure: BaseException | None
+    ) -> NoReturn:
+        problems = list(failure.problems) if isinstance(failure, QlaunchError) else []
+        problems += left
+        problems.append(
+            Problem("the host is not as it was", where=plan.name,
+                    hint=f"qlaunch recover '{plan.name}'")
+        )
+        for problem in problems:
+            self.story.note(str(problem))
+        raise NotRestoredError(problems) from failure
+
+    def _failed(self, failure: BaseException) -> NoReturn:
+        self.story.note(f"[11] failed: {failure}")
+        if isinstance(failure, KeyboardInterrupt):
+            raise HostError(Problem("interrupted; the host is as it was")) from None
+        if isinstance(failure, OSError) and not isinstance(failure, QlaunchError):
+            raise HostError(
+                Problem(f"the run could not go on: {failure.strerror or failure}",
+                        where=str(failure.filename or ""))
+            ) from failure
+        raise failure
+
+    def _report(self, event: Event) -> None:
+        if event.kind in ("applying", "undoing"):
+            self.story.note(f"{event.kind}: {event.step}")
+        elif event.kind == "failed":
+            self.story.note(f"failed: {event.step}: {event.text}")
+
+    def _on_wait(self, what: str, seconds: float) -> None:
+        self.story.say(f"still waiting for the kernel: {what} ({seconds:.0f} s)")
+
+
+def _why(end: MachineEnd) -> str:
+    if end.reason == "guest":
+        return "the guest powered off"
+    if end.reason == "stopped":
+        return f"stopped by {end.rungs[-1]}" if end.rungs else "stopped"
+    return f"QEMU was told to: {end.detail}" if end.detail else end.reason
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt like SIGINT until the event loop takes them."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _terminal_kept(uses_terminal: bool) -> Iterator[None]:
+    """QEMU's serial console makes the terminal raw; killed, it cannot undo that itself."""
+    import termios
+
+    saved = None
+    if uses_terminal:
+        with contextlib.suppress(termios.error, OSError):
+            saved = termios.tcgetattr(0)
+    try:
+        yield
+    finally:
+        if saved is not None:
+            with contextlib.suppress(termios.error, OSError):
+                termios.tcsetattr(0, termios.TCSANOW, saved)
+
+

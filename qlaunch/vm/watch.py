@@ -1,0 +1,174 @@
+"""Watch a running machine until its QEMU is gone, and say how it ended.
+
+Signals are taken by `StopRequests`, which the session enters before it changes anything and leaves
+after everything is put back: a signal that comes between two waits is kept, never fatal.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable
+from types import FrameType, TracebackType
+from typing import Any, Literal, NamedTuple
+
+from qlaunch.vm.loop import asyncio, exited, first
+from qlaunch.vm.monitor import Event, Monitor
+from qlaunch.vm.process import Exit, QemuProcess
+from qlaunch.vm.stop import Log, Patience, Rung, Stopped, stop_machine
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ECHO = 0.3  # seconds; a closing terminal and systemd send two signals for one request
+LAST_EVENTS = 2.0  # seconds for QMP to reach its end after QEMU's
+
+Reason = Literal["guest", "host", "stopped", "panic", "died", "stuck"]
+_Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+class End(NamedTuple):
+    """How a machine ended: "guest" powered off, "host" was told to by another than us, "stopped"
+    by our ladder, "panic", "died" of itself, or "stuck" and still there."""
+
+    reason: Reason
+    guest_initiated: bool
+    exit: Exit
+    rungs: tuple[Rung, ...] = ()
+    detail: str = ""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing went wrong on the way."""
+        return self.reason in ("guest", "host", "stopped") and self.exit.signal is None
+
+
+class StopRequests:
+    """Requests to stop, from signals or by `request()`; enter it inside the running loop.
+
+    On leaving, the handlers that were there before are back.
+    """
+
+    def __init__(self, numbers: Iterable[signal.Signals] = ENDING, *, echo: float = ECHO) -> None:
+        self.event = asyncio.Event()
+        self.count = 0
+        self.last = ""  # who asked
+        self._numbers = tuple(numbers)
+        self._echo = echo
+        self._when = float("-inf")
+        self._before: dict[signal.Signals, _Handler] = {}
+
+    def __enter__(self) -> StopRequests:
+        self._loop = asyncio.get_running_loop()
+        for number in self._numbers:
+            self._before[number] = signal.getsignal(number)
+            self._loop.add_signal_handler(number, self.request, number.name)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def request(self, who: str) -> None:
+        """Ask once more. The first starts the ladder, each later one skips a rung."""
+        now = self._loop.time()
+        echoes = now - self._when < self._echo
+        self._when = now
+        if not echoes:
+            self.count += 1
+            self.last = who
+            self.event.set()
+
+
+async def watch(
+    monitor: Monitor | None,
+    process: QemuProcess,
+    requests: StopRequests,
+    *,
+    timeout: float,
+    log: Log = lambda text: None,
+    devices: int = 0,
+    patience: Patience | None = None,
+) -> End:
+    """Until QEMU is gone: log its events, and climb the ladder once a stop is requested.
+
+    `timeout` is the guest's, to shut down. When this returns QEMU has been reaped, except with
+    reason "stuck". The monitor is left to be closed by the caller.
+    """
+    seen: dict[str, Event] = {}
+    follower = asyncio.ensure_future(_follow(monitor, seen, log))
+    stopped: Stopped | None = None
+    try:
+        if await first(None, exited(process), requests.event.wait()) == 1:
+            requests.event.clear()
+            log(f"stopping: {requests.last}")
+            stopped = await stop_machine(
+                monitor, process, timeout=timeout, log=log, escalate=requests.event,
+                devices=devices, patience=patience,
+            )  # fmt: skip
+        if process.poll() is not None:
+            await asyncio.wait((follower,), timeout=LAST_EVENTS)
+    finally:
+        follower.cancel()
+        await asyncio.gather(follower, return_exceptions=True)
+    return judge(process.poll(), seen, stopped)
+
+
+async def _follow(monitor: Monitor | None, seen: dict[str, Event], log: Log) -> None:
+    if monitor is None:
+        return
+    async for event in monitor.events:
+        seen[event.name] = event
+        if text := describe(event):
+            log(text)
+    log(f"QMP has ended: {monitor.lost}")
+
+
+def judge(ended: Exit | None, seen: dict[str, Event], stopped: Stopped | None) -> End:
+    """What happened, from how the process ended, what it told before, and what we did."""
+    if ended is None:
+        return End("stuck", False, Exit(), stopped.tried if stopped else (), str(stopped or ""))
+    shutdown = seen.get("SHUTDOWN")
+    cause = str(shutdown.data.get("reason", "")) if shutdown else ""
+    rungs = stopped.tried if stopped else ()
+    if cause == "guest-panic":
+        return End("panic", True, ended, rungs, cause)
+    if rungs:
+        return End("stopped", False, ended, rungs, cause)
+    if shutdown is None:
+        return End("died", False, ended, detail=str(ended))
+    by_guest = bool(shutdown.data.get("guest"))
+    return End("guest" if by_guest else "host", by_guest, ended, detail=cause)
+
+
+def describe(event: Event) -> str:
+    """A line for the log, or "" for what is only noise to a user."""
+    data = event.data
+    who = "guest" if data.get("guest") else "host"
+    texts = {
+        "SHUTDOWN": f"the machine shuts down, asked by the {who} ({data.get('reason', '?')})",
+        "RESET": f"the machine resets, asked by the {who} ({data.get('reason', '?')})",
+        "POWERDOWN": "the power button was pressed",
+        "STOP": "the machine is paused",
+        "RESUME": "the machine runs",
+        "SUSPEND": "the guest has gone to sleep",
+        "WAKEUP": "the guest has woken up",
+        "GUEST_PANICKED": f"the guest has crashed (action: {data.get('action', '?')})",
+        "BLOCK_IO_ERROR": _io_error(data),
+        "DEVICE_DELETED": f"the guest has let go of {data.get('device') or data.get('path', '?')}",
+        "MEMORY_FAILURE": f"host memory is failing (action: {data.get('action', '?')})",
+    }
+    return texts.get(event.name, "")
+
+
+def _io_error(data: object) -> str:
+    get = data.get if isinstance(data, dict) else {}.get
+    disk = get("device") or get("node-name") or "a disk"
+    return (
+        f"{disk}: {get('operation', 'access')} failed: {get('reason', '?')}"
+        f" (action: {get('action', '?')})"
+    )

@@ -1,0 +1,263 @@
+"""A whole run's steps on the fake kernel: every write fails in turn, every moment is a SIGKILL."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlaunch.errors import HostError, NotRestoredError, QlaunchError
+from qlaunch.host.handlers import HANDLERS
+from qlaunch.plan.steps import (
+    HoldPower,
+    LoadModule,
+    OwnGroup,
+    ReserveHugePages,
+    ResetDevices,
+    Step,
+    TakeDevice,
+)
+from qlaunch.run.engine import Engine
+from qlaunch.run.journal import Record, Stuck, create_journal, make_header, open_journal, read_journal
+from qlaunch.values import PciAddress, PciId
+from tests.fake.kernel import FakeKernel
+from tests.fake.kernel_tree import HANG, Fault, snapshot
+from tests.fake.scripted import MemoryLog
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+GPU, AUDIO = PciAddress("0000:01:00.0"), PciAddress("0000:01:00.1")
+STEPS: list[Step] = [
+    LoadModule(module="vfio_pci"),
+    TakeDevice(address=GPU, id=PciId("1234:1111")),
+    TakeDevice(address=AUDIO, id=PciId("8086:2668")),
+    ResetDevices(addresses=(GPU, AUDIO), method="pm"),
+    HoldPower(address=GPU),
+    OwnGroup(address=GPU, group=1, uid=os.geteuid(), gid=os.getegid()),
+    ReserveHugePages(size=2 << 20, count=4),
+]
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[FakeKernel]:
+    """On tmpfs where there is one, as /run is: hundreds of fsyncs would wait for a disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
+        kernel = FakeKernel(Path(folder))
+        yield from fill(kernel)
+
+
+def fill(kernel: FakeKernel) -> Iterator[FakeKernel]:
+    kernel.run(["modprobe", "--", "vfio_pci"])
+    kernel.add_device(GPU, driver="bochs", methods="flr pm")
+    kernel.add_device(AUDIO, ids="8086:2668", driver="snd_hda_intel", methods="pm")
+    kernel.add_hugepages(2, 1, limit=50)
+    yield kernel
+    kernel.release()
+
+
+def test_there_and_back(kernel: FakeKernel) -> None:
+    before = snapshot(kernel.root)
+    engine = Engine(kernel.host(), MemoryLog(), HANDLERS)
+    engine.apply(STEPS)
+    assert kernel.driver_of(GPU) == kernel.driver_of(AUDIO) == "vfio-pci"
+    outcome = engine.undo_all()
+    assert outcome.sentences == (
+        "3 huge pages of 2048 KiB given back",
+        "0000:01:00.0 was reset (pm); 0000:01:00.1 was reset (pm)",
+        "0000:01:00.1 is back on snd_hda_intel",
+        "0000:01:00.0 is back on bochs",
+    )
+    assert snapshot(kernel.root) == before
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_every_write_of_the_apply_fails_in_turn(kernel: FakeKernel, moment: str) -> None:
+    """EIO with nothing done, and EIO with everything done: a half-applied step is undone too."""
+    before = snapshot(kernel.root)
+    counter = kernel.root / ".model/count"
+
+    def count_and_fail(n: int) -> Callable[[str, str], None]:
+        def hook(path: str, text: str) -> None:
+            with counter.open("a") as file:
+                file.write(".")
+            if counter.stat().st_size == n:
+                raise OSError(errno.EIO, "Input/output error", path)
+
+        return hook
+
+    failed = 0
+    for n in range(1, 50):
+        counter.write_text("")
+        setattr(kernel, f"{moment}_write", count_and_fail(n))
+        engine = Engine(kernel.host(), MemoryLog(), HANDLERS)
+        try:
+            engine.apply(STEPS)
+        except HostError:
+            failed += 1
+            assert snapshot(kernel.root) == before, f"write {n}"
+        else:
+            break
+    assert failed == 10  # 3 a device, 2 reset methods, d3cold, pages
+    setattr(kernel, f"{moment}_write", None)
+    assert engine.undo_all().left == ()
+    assert snapshot(kernel.root) == before
+
+
+def test_a_hanging_unbind_returns_all_others(kernel: FakeKernel) -> None:
+    before = snapshot(kernel.root)
+    kernel.faults = [Fault("*/snd_hda_intel/unbind", HANG)]
+    log = MemoryLog()
+    with pytest.raises(NotRestoredError, match=r"0000:01:00\.1"):
+        Engine(kernel.host(deadline=0.3), log, HANDLERS).apply(STEPS)
+    assert kernel.driver_of(GPU) == "bochs"
+    assert [r.k for r in log.records if isinstance(r, Stuck)] == [2, 2]
+    kernel.release()
+    kernel.faults = []
+    while kernel.driver_of(AUDIO) is not None:
+        os.sched_yield()
+    engine = Engine.resume(kernel.host(), MemoryLog(), HANDLERS, log.records)
+    assert engine.undo_all().sentences == ("0000:01:00.1 is back on snd_hda_intel",)
+    assert snapshot(kernel.root) == before
+
+
+def test_a_hanging_reset_gets_no_second_write(kernel: FakeKernel) -> None:
+    engine = Engine(kernel.host(deadline=0.3), MemoryLog(), HANDLERS)
+    engine.apply(STEPS)
+    kernel.faults = [Fault(f"*/{AUDIO}/reset", HANG)]
+    outcome = engine.undo_all()
+    assert {type(item.step) for item in outcome.left} == {ResetDevices, TakeDevice}
+    assert kernel.log()[-1] == f"sys/bus/pci/devices/{AUDIO}/reset 1"
+    kernel.release()
+    kernel.faults = []
+    assert engine.undo_all().left == ()
+    assert kernel.driver_of(AUDIO) == "snd_hda_intel"
+
+
+def test_a_card_in_use_keeps_its_driver_and_the_rest_goes_back(kernel: FakeKernel) -> None:
+    before = snapshot(kernel.root)
+    engine = Engine(kernel.host(), MemoryLog(), HANDLERS)
+    engine.apply(STEPS)
+    kernel.open_group(1)
+    outcome = engine.undo_all()
+    assert len(outcome.left) == 3
+    assert kernel.driver_of(GPU) == kernel.driver_of(AUDIO) == "vfio-pci"
+    kernel.close_group(1)
+    assert engine.undo_all().left == ()
+    assert snapshot(kernel.root) == before
+
+
+class Killer:
+    """Kills the launcher at the n-th event; events are counted over all its children."""
+
+    def __init__(self, folder: Path, n: int) -> None:
+        self.count = folder / f"events-{n}"
+        self.n = n
+        self.launcher = 0
+
+    def hit(self, *_: object) -> None:
+        with self.count.open("a") as file:
+            file.write(".")
+        if self.count.stat().st_size == self.n:
+            os.kill(self.launcher, signal.SIGKILL)
+            os._exit(1)  # a guarded child does nothing more either
+
+
+def in_process(work: Callable[[], None]) -> int:
+    """Run `work` in a forked process; its wait status."""
+    pid = os.fork()
+    if pid == 0:
+        code = 9
+        try:
+            work()
+            code = 0
+        except QlaunchError as error:
+            os.write(2, str(error).encode())
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1]
+
+
+def launch(kernel: FakeKernel, folder: Path, killer: Killer) -> None:
+    """Apply and undo, as a session does; dies on the way."""
+    killer.launcher = os.getpid()
+    kernel.before_write = kernel.after_write = killer.hit
+    host = kernel.host()
+    journal = create_journal(folder, make_header(host, "win7"))
+
+    class Hit:
+        def write(self, record: Record) -> None:
+            journal.write(record)
+            killer.hit()
+
+    engine = Engine(host, Hit(), HANDLERS)
+    engine.apply(STEPS)
+    engine.undo_all().check()
+
+
+def recover(kernel: FakeKernel, path: Path) -> None:
+    """What `qlaunch recover` does with a dead run's journal."""
+    contents = read_journal(path)
+    assert contents.unreadable == ()
+    journal = open_journal(path)
+    Engine.resume(kernel.host(), journal, HANDLERS, contents.records).undo_all().check()
+
+
+def test_killed_at_every_moment_a_new_process_puts_the_host_back(kernel: FakeKernel) -> None:
+    before = snapshot(kernel.root)
+    killed = 0
+    for n in range(1, 200):
+        folder = kernel.root / f".model/run-{n}"
+        folder.mkdir()
+        killer = Killer(folder, n)
+        status = in_process(lambda f=folder, k=killer: launch(kernel, f, k))  # type: ignore[misc]
+        if not os.WIFSIGNALED(status):
+            assert status == 0
+            break
+        killed += 1
+        assert in_process(lambda f=folder: recover(kernel, f / "journal")) == 0, n  # type: ignore[misc]
+        assert snapshot(kernel.root) == before, f"killed at event {n}"
+    assert killed > 60
+    assert snapshot(kernel.root) == before
+
+
+def test_recover_killed_as_well(kernel: FakeKernel) -> None:
+    """Two launches deep: the recovery dies at every moment too, and a third process ends it."""
+    before = snapshot(kernel.root)
+    for n in range(1, 60):
+        folder = kernel.root / f".model/again-{n}"
+        folder.mkdir()
+        middle = Killer(folder, 24)  # somewhere after the devices were taken
+        assert os.WIFSIGNALED(in_process(lambda f=folder, k=middle: launch(kernel, f, k)))  # type: ignore[misc]
+        killer = Killer(kernel.root / ".model", n)
+
+        def dying(folder: Path = folder, killer: Killer = killer) -> None:
+            killer.launcher = os.getpid()
+            kernel.before_write = kernel.after_write = killer.hit
+            recover(kernel, folder / "journal")
+
+        status = in_process(dying)
+        if os.WIFSIGNALED(status):
+            assert in_process(lambda f=folder: recover(kernel, f / "journal")) == 0  # type: ignore[misc]
+        assert snapshot(kernel.root) == before, f"recovery killed at event {n}"
+        if not os.WIFSIGNALED(status):
+            return
+    raise AssertionError("the recovery never ended by itself")
+
+
+def test_handlers_take_what_json_gives_back(kernel: FakeKernel) -> None:
+    """Captured values come from a journal in `recover`: nothing but JSON may be in them."""
+    import json
+
+    host = kernel.host()
+    for step in STEPS:
+        handler: Any = HANDLERS[type(step)]
+        captured = handler.capture(host, step)
+        handler.apply(host, step, captured)
+        assert json.loads(json.dumps(captured)) == captured

@@ -1,0 +1,89 @@
+"""Listening sockets: where, with which mode, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from qlaunch.errors import HostError
+from qlaunch.plan.model import Account
+from qlaunch.vm.sockets import SUN_PATH, connect_unix, listen_unix
+
+
+def _talk(listener: socket.socket, path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        connect_unix(client, str(path))
+        served, _ = listener.accept()
+        with served:
+            served.sendall(b"here")
+            assert client.recv(4) == b"here"
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
+@pytest.mark.parametrize("mode", [0o600, 0o660])
+def test_mode_does_not_depend_on_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        with listen_unix(str(tmp_path / "s"), mode=mode):
+            assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
+def test_path_longer_than_sun_path(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    path = deep / "control.sock"
+    assert len(str(path)) > SUN_PATH
+    with listen_unix(str(path)) as listener:
+        assert path.is_socket()
+        _talk(listener, path)
+
+
+def test_socket_of_an_earlier_run_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listen_unix(str(path)).close()
+    with listen_unix(str(path)) as listener:
+        _talk(listener, path)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_anything_else_in_the_way_is_refused_and_kept(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "s"
+    target = tmp_path / "target"
+    listen_unix(str(target)).close()
+    {
+        "file": lambda: path.write_text("mine"),
+        "directory": path.mkdir,
+        "link": lambda: path.symlink_to(target),
+    }[kind]()
+    before = path.lstat()
+    with pytest.raises(HostError, match="in the way"):
+        listen_unix(str(path))
+    assert path.lstat() == before
+    assert target.is_socket()
+
+
+@pytest.mark.parametrize("path", ["missing/s", "x" * 300])
+def test_impossible_paths(tmp_path: Path, path: str) -> None:
+    with pytest.raises(HostError, match="no socket could be made"):
+        listen_unix(str(tmp_path / path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives the socket to another account")
+def test_given_to_the_account(tmp_path: Path) -> None:
+    account = Account(uid=65534, gid=65533, name="nobody")
+    with listen_unix(str(tmp_path / "s"), account=account):
+        found = (tmp_path / "s").stat()
+    assert (found.st_uid, found.st_gid) == (65534, 65533)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may give files away")
+def test_nothing_stays_when_it_cannot_be_given(tmp_path: Path) -> None:
+    with pytest.raises(HostError):
+        listen_unix(str(tmp_path / "s"), account=Account(uid=0, gid=0, name="root"))
+    assert not (tmp_path / "s").exists()
