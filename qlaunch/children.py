@@ -217,7 +217,7 @@ def _child(action: Callable[[], str | None], writer: int) -> NoReturn:
     try:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
-        close_all_but(writer)
+        let_go(writer)
         reply = f"ok {action() or ''}"
     except OSError as error:
         reply = f"errno {error.errno or errno.EIO} {error.filename or ''}"
@@ -231,10 +231,16 @@ def _child(action: Callable[[], str | None], writer: int) -> NoReturn:
         os._exit(0)
 
 
-def close_all_but(*keep: int) -> None:
-    """Close every fd above 2 except `keep`: for forked children, which CLOEXEC does not reach."""
+def let_go(keep: int) -> None:
+    """In a forked child: close every fd but `keep` (CLOEXEC waits for an exec); 0-2 to /dev/null.
+
+    A lock, a VFIO group or a pipe to our reader must not outlive us in a child that hangs.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
     for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if number > 2 and number not in keep:
+        if number > 2 and number != keep:
             with suppress(OSError):  # the listing's own fd is gone by now
                 os.close(number)
 

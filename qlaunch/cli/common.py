@@ -59,7 +59,9 @@ def plan_for(loaded: Loaded, snapshot: str | None, *, holders: bool) -> tuple[Ho
     if snapshot is None:
         facts = read_facts(facts_wanted(loaded.profile, holders=holders))
     else:
-        facts = read_snapshot(snapshot)
+        from pathlib import Path
+
+        facts = read_snapshot(Path(snapshot))
     return facts, make_plan(loaded.profile, facts)
 
 

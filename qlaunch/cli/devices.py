@@ -5,6 +5,7 @@ could be handed to a guest, and why not. Run as root it sees every user's proces
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from textwrap import wrap
 
 from qlaunch.cli.text import write, write_json
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from qlaunch.facts.probe import read_facts, read_snapshot
 
     wanted = Wanted(holders=True, cpus=False, memory=False, kvm=False, links=False, qemu=None)
-    facts = read_snapshot(args.facts) if args.facts else read_facts(wanted)
+    facts = read_snapshot(Path(args.facts)) if args.facts else read_facts(wanted)
     found = [g for g in groups(facts) if _asked_for(g, args)]
     if args.json:
         write_json(

@@ -33,7 +33,7 @@ def become_root(plan: Plan, detach: bool) -> NoReturn:
         )
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execvp(command[0], command)
+    os.execvp(command[0], command)  # noqa: S606 - an argv list
 
 
 def root_command(terminal: bool, env: dict[str, str]) -> list[str] | None:

@@ -8,10 +8,15 @@ always runs as you.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from qlaunch.cli.common import add_profile_arguments, load, plan_for, refuse_faults
 from qlaunch.cli.main import tell
-from qlaunch.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from qlaunch.plan.model import Plan
+    from qlaunch.profile.read import Loaded
 
 EXAMPLE = """\
 example:
@@ -35,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the plan out."""
     if args.dry_run:
-        from qlaunch.cli import plan
+        from qlaunch.cli.plan import run as show_plan
 
         args.facts = args.diff = None
         args.json = False
-        return plan.run(args)
+        return show_plan(args)
     import os
 
     from qlaunch.cli.elevate import become_root
@@ -58,12 +63,14 @@ def run(args: argparse.Namespace) -> int:
     return _session(args, loaded, None)
 
 
-def _session(args: argparse.Namespace, loaded, running) -> int:  # type: ignore[no-untyped-def]
+def _session(
+    args: argparse.Namespace, loaded: Loaded, running: Callable[[], None] | None
+) -> int:
     from qlaunch.cli.base import runtime_base
     from qlaunch.run.session import Session
     from qlaunch.run.story import Story
 
-    def make_plan():  # type: ignore[no-untyped-def]
+    def make_plan() -> Plan:
         plan = plan_for(loaded, None, holders=True)[1]
         tell(refuse_faults(plan, loaded))
         return plan
@@ -77,5 +84,3 @@ def _session(args: argparse.Namespace, loaded, running) -> int:  # type: ignore[
     finally:
         story.close()
 
-
-__all__ = ["EXIT_OK"]

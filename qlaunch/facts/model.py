@@ -213,7 +213,8 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     qemu: QemuBinary | None = None
     links: tuple[Link, ...] | None = None
     files: tuple[HostFile, ...] = ()
-    vhost_net: bool | None = None
+    vhost_net: bool | None = None  # /dev/vhost-net is there
+    tun: bool | None = None  # /dev/net/tun is there
 
     def device(self, address: str) -> PciDevice | None:
         """The PCI function at a full address."""

@@ -174,7 +174,7 @@ class NetChild:
 
     def __init__(self, deadline: float = children.DEADLINE) -> None:
         self.deadline = deadline
-        self._pid = 0
+        self.pid = 0
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
@@ -186,7 +186,7 @@ class NetChild:
             pid = os.fork()
             if pid == 0:
                 _serve(theirs)
-            self._pid, self._socket = pid, ours
+            self.pid, self._socket = pid, ours
         theirs.close()
 
     def call(self, verb: str, **arguments: object) -> Captured:
@@ -221,8 +221,8 @@ class NetChild:
         self._socket.close()
         self._socket = None
         with suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
 
 
 def _serve(theirs: socket.socket) -> NoReturn:
@@ -230,7 +230,7 @@ def _serve(theirs: socket.socket) -> NoReturn:
     try:
         for number in children.ENDING:
             signal.signal(number, signal.SIG_IGN)
-        children.close_all_but(theirs.fileno())
+        children.let_go(theirs.fileno())
         preload()
         links = Links()
         while raw := theirs.recv(_MESSAGE):

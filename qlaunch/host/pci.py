@@ -251,3 +251,28 @@ def _restore_control(host: Host, address: PciAddress, before: str | None) -> Non
 
 def _driver_file(host: Host, driver: str, name: str) -> Path:
     return host.path(f"sys/bus/pci/drivers/{driver}/{name}")
+
+
+def release_device(host: Host, address: PciAddress, driver: str | None) -> str:
+    """Take a device from VFIO without a record of what it had: to `driver`, or to whichever
+    driver the kernel finds. Returns a sentence; raises HostError when no driver took it."""
+    now = device.read_state(host, address)
+    if now["driver"] is not None and "vfio" in now["driver"]:
+        _check_returnable(host, address, now["group"])
+    elif now["driver"] is not None and driver in (None, now["driver"]):
+        return f"{address} is on {now['driver']} already"
+    _set_override(host, address, None)
+    _unbind(host, address)
+    if driver is not None:
+        _bind(host, address, driver)
+        return f"{address} is on {driver}"
+    with suppress(OSError):
+        path = host.path("sys/bus/pci/drivers_probe")
+        sysfs.guarded_write(host, path, address, f"probing drivers for {address}")
+    found = device.read_driver(host, address)
+    if found is None:
+        raise HostError(
+            Problem("no driver of this host took the device", where=address,
+                    hint="modprobe its driver, then name it with --driver")
+        )
+    return f"{address} is on {found}"

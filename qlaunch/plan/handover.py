@@ -47,3 +47,14 @@ def _group(facts: HostFacts, number: int | None, devices: Iterable[PciDevice]) -
         obstacles=tuple(p for p in draft.problems if p.severity == "error"),
         warnings=tuple(p for p in draft.problems if p.severity == "warning"),
     )
+
+
+def obstacles(facts: HostFacts, device: PciDevice, *, force: bool = False) -> list[Problem]:
+    """What stands against taking one device by hand; `force` lets processes be warned of only."""
+    draft = Draft(Profile(name=VmName("devices")), facts, None)
+    check_device(draft, device, str(device.address))
+    soft = {str(h) for h in device.holders or () if h.kind == "process"}
+    return [
+        p._replace(severity="warning") if force and any(h in p.message for h in soft) else p
+        for p in draft.problems
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from qlaunch.facts.model import HostFacts, Invoker
+from qlaunch.facts.model import HostFacts, HostFile, Invoker
 from qlaunch.plan.cards import plan_cards
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import Account, Place, Plan, PlannedCard, PlannedDisk, PlannedNic
@@ -20,7 +20,7 @@ from qlaunch.plan.platform import (
     plan_hugepages,
     ready_timeout,
 )
-from qlaunch.plan.steps import MakeBridge, Step
+from qlaunch.plan.steps import ReserveHugePages, Step
 from qlaunch.plan.storage import check_file, plan_storage
 from qlaunch.plan.takeover import plan_takeover
 from qlaunch.profile.profile import Profile
@@ -31,7 +31,7 @@ VGA = {"std": "VGA", "cirrus": "cirrus-vga", "qxl": "qxl-vga", "virtio": "virtio
 def make_plan(profile: Profile, facts: HostFacts) -> Plan:
     """Decide everything. Faults do not raise: they are `plan.problems` with severity "error",
     so that a plan can be shown for a machine that lacks the devices; `run` refuses them."""
-    draft = Draft(profile, facts, _account(facts.invoker))
+    draft = Draft(profile, facts, _account(facts.invoker, facts.file("/dev/kvm")))
     vm_uuid, uuid_why = _uuid(profile)
     check_qemu(draft)
     accel, accel_why = choose_accel(draft)
@@ -62,11 +62,14 @@ def make_plan(profile: Profile, facts: HostFacts) -> Plan:
     )
 
 
-def _account(invoker: Invoker | None) -> Account | None:
+def _account(invoker: Invoker | None, kvm: HostFile | None) -> Account | None:
     if invoker is None or not invoker.root:
         return None
+    groups = set(invoker.groups)
+    if kvm is not None and not (kvm.readable and kvm.writable) and kvm.mode & 0o060 == 0o060:
+        groups.add(kvm.gid)  # Debian's /dev/kvm is root:kvm 0660
     return Account(
-        uid=invoker.uid, gid=invoker.gid, name=invoker.name, groups=invoker.groups
+        uid=invoker.uid, gid=invoker.gid, name=invoker.name, groups=tuple(sorted(groups))
     )
 
 
@@ -114,7 +117,7 @@ def _check_other_files(draft: Draft) -> None:
 def _insert(steps: list[Step], more: list[Step]) -> list[Step]:
     """Bridges and huge pages go after the devices' power settings, before node owners."""
     first = next((i for i, s in enumerate(steps) if type(s).__name__ == "OwnGroup"), len(steps))
-    bridges_first = sorted(more, key=lambda s: not isinstance(s, MakeBridge))
+    bridges_first = sorted(more, key=lambda s: isinstance(s, ReserveHugePages))
     return steps[:first] + bridges_first + steps[first:]
 
 

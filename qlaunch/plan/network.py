@@ -7,7 +7,7 @@ from typing import Literal
 
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import Place, PlannedNic
-from qlaunch.plan.steps import MakeBridge, Step
+from qlaunch.plan.steps import LoadModule, MakeBridge, Step
 from qlaunch.profile.devices import Net
 from qlaunch.values import MacAddress
 
@@ -33,7 +33,10 @@ def plan_network(draft: Draft, uuid: str) -> tuple[tuple[PlannedNic, ...], list[
             steps.setdefault(net.bridge, MakeBridge(name=net.bridge, why=f"{key}.make_bridge"))
         elif net.tap and not net.bridge:
             _check_tap(draft, net, key)
-    return tuple(nics), list(steps.values())
+    bridges = list(steps.values())
+    if draft.facts.tun is False and any(n.kind == "tap" for n in nics):
+        bridges.insert(0, LoadModule(module="tun", why="rule: taps need /dev/net/tun"))
+    return tuple(nics), bridges
 
 
 def _nic(draft: Draft, net: Net, index: int, key: str, uuid: str) -> PlannedNic:

@@ -38,8 +38,6 @@ def all_findings(
 
 
 def _contradictions(tree: dict[str, Any], faulty: list[KeyPath]) -> list[Finding]:
-    for path in faulty:
-        tree = _without(tree, path)
     for _ in range(_ROUNDS):
         more = [finding.path for finding in find_faults(tree, Profile)]
         if not more:

@@ -1,4 +1,4 @@
-"""Put back what a dead launcher left, from its journal; or watch again the guest it left running."""
+"""Put back what a dead launcher left, from its journal; or watch again a guest it left running."""
 
 from __future__ import annotations
 

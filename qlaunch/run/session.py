@@ -9,29 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from qlaunch.argv.render import plan_options, render_argv
-from qlaunch.errors import (
-    EXIT_FAILED,
-    EXIT_OK,
-    HostError,
-    NotRestoredError,
-    Problem,
-    QlaunchError,
-)
+from qlaunch.errors import HostError, Problem, QlaunchError
 from qlaunch.host.handler import Host
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.host.net import NetChild, attach_tap
 from qlaunch.plan.model import Plan
-from qlaunch.plan.steps import MakeBridge, TakeDevice
+from qlaunch.plan.steps import LoadModule, MakeBridge, TakeDevice
 from qlaunch.run.account import as_account, run_hooks
-from qlaunch.run.cleanup import clean_up
 from qlaunch.run.claims import Claim, Owner, take_claims
+from qlaunch.run.cleanup import clean_up
 from qlaunch.run.engine import Engine, Event, Outcome
 from qlaunch.run.handover import Handover, opened
 from qlaunch.run.info import LOCK, SUPERVISOR, info_of, write_info
@@ -39,6 +31,8 @@ from qlaunch.run.journal import FILE_NAME, End, Journal, Stage, create_journal, 
 from qlaunch.run.locks import HostLock, make_directory, try_lock
 from qlaunch.run.recover import recover_dead
 from qlaunch.run.story import LOG, QEMU_LOG, Story
+from qlaunch.run.terminal import signals_interrupt, terminal_kept
+from qlaunch.run.verdict import tell_end
 from qlaunch.vm.process import QemuProcess, last_words, log_offset
 from qlaunch.vm.spawn import start_qemu
 
@@ -104,7 +98,7 @@ class Session:
         except BaseException as error:
             failure = error
         outcome = self._give_back(plan, stuck=end is not None and end.reason == "stuck")
-        return self._say_so(plan, end, failure, outcome)
+        return tell_end(plan.name, end, failure, outcome, self.story)
 
     def stage(self, number: int, text: str) -> None:
         """Enter a stage: told in the journal once there is one, and in the log."""
@@ -170,7 +164,7 @@ class Session:
         if not plan.steps or self.journal is None:
             return
         self.engine = Engine(self.host, self.journal, HANDLERS, self._report)
-        if all(isinstance(step, MakeBridge) for step in plan.steps):
+        if all(isinstance(step, MakeBridge | LoadModule) for step in plan.steps):
             self.engine.apply(plan.steps)
             return
         with HostLock(self.base, self.story.say):
@@ -187,7 +181,7 @@ class Session:
             write_info(info)
             offset = log_offset(self.qemu_log)
             process = self._start(plan, handover)
-        with process, _terminal_kept(self.terminal):
+        with process, terminal_kept(self.terminal):
             # Now, while QEMU builds its machine: what takes time and is not needed before.
             from qlaunch.run.live import Life, live
 
@@ -272,50 +266,6 @@ class Session:
         drop_claims(self.claims, keep_files=keep_files)
         self.claims = []
 
-    def _say_so(
-        self, plan: Plan, end: MachineEnd | None, failure: BaseException | None, outcome: Outcome
-    ) -> int:
-        for sentence in outcome.sentences:
-            self.story.say(sentence)
-        left = [*outcome.problems]
-        if end is not None and end.reason == "stuck":
-            left.append(Problem("QEMU could not be ended; its devices stay with it", plan.name,
-                                found=end.detail))
-        if left or isinstance(failure, NotRestoredError):
-            self._not_restored(plan, left, failure)
-        if failure is not None:
-            self._failed(failure)
-        if end is None or end.reason in ("died", "panic"):
-            self.story.note("[11] ended badly")
-            return EXIT_FAILED
-        self.story.note("[11] done")
-        self.story.say(f"{plan.name}: ended ({_why(end)}), all given back")
-        return EXIT_OK
-
-    def _not_restored(
-        self, plan: Plan, left: list[Problem], failure: BaseException | None
-    ) -> NoReturn:
-        problems = list(failure.problems) if isinstance(failure, QlaunchError) else []
-        problems += left
-        problems.append(
-            Problem("the host is not as it was", where=plan.name,
-                    hint=f"qlaunch recover '{plan.name}'")
-        )
-        for problem in problems:
-            self.story.note(str(problem))
-        raise NotRestoredError(problems) from failure
-
-    def _failed(self, failure: BaseException) -> NoReturn:
-        self.story.note(f"[11] failed: {failure}")
-        if isinstance(failure, KeyboardInterrupt):
-            raise HostError(Problem("interrupted; the host is as it was")) from None
-        if isinstance(failure, OSError) and not isinstance(failure, QlaunchError):
-            raise HostError(
-                Problem(f"the run could not go on: {failure.strerror or failure}",
-                        where=str(failure.filename or ""))
-            ) from failure
-        raise failure
-
     def _report(self, event: Event) -> None:
         if event.kind in ("applying", "undoing"):
             self.story.note(f"{event.kind}: {event.step}")
@@ -324,45 +274,3 @@ class Session:
 
     def _on_wait(self, what: str, seconds: float) -> None:
         self.story.say(f"still waiting for the kernel: {what} ({seconds:.0f} s)")
-
-
-def _why(end: MachineEnd) -> str:
-    if end.reason == "guest":
-        return "the guest powered off"
-    if end.reason == "stopped":
-        return f"stopped by {end.rungs[-1]}" if end.rungs else "stopped"
-    return f"QEMU was told to: {end.detail}" if end.detail else end.reason
-
-
-@contextlib.contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt like SIGINT until the event loop takes them."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _terminal_kept(uses_terminal: bool) -> Iterator[None]:
-    """QEMU's serial console makes the terminal raw; killed, it cannot undo that itself."""
-    import termios
-
-    saved = None
-    if uses_terminal:
-        with contextlib.suppress(termios.error, OSError):
-            saved = termios.tcgetattr(0)
-    try:
-        yield
-    finally:
-        if saved is not None:
-            with contextlib.suppress(termios.error, OSError):
-                termios.tcsetattr(0, termios.TCSANOW, saved)
-
-

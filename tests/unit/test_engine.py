@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
@@ -139,7 +138,7 @@ def test_nothing_is_applied_without_its_record() -> None:
 
 def test_a_broken_report_does_not_stop_the_undo() -> None:
     def report(event: Event) -> None:
-        if event.kind != "applying" and event.kind != "applied":
+        if event.kind not in {"applying", "applied"}:
             raise BrokenPipeError(32, "Broken pipe")
 
     handler = Scripted(COUNT)
@@ -152,11 +151,11 @@ def test_a_broken_report_does_not_stop_the_undo() -> None:
 def test_a_signal_stops_between_steps_and_one_more_is_dropped() -> None:
     class Signalled(Scripted):
         def apply(self, host: Host, step: LoadModule, captured: dict[str, object]) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             super().apply(host, step, captured)
 
         def undo(self, host: Host, step: LoadModule, captured: dict[str, object]) -> str | None:
-            os.kill(os.getpid(), signal.SIGTERM)  # would end the test run
+            signal.raise_signal(signal.SIGTERM)  # would end the test run
             return super().undo(host, step, captured)
 
     handler, log = Signalled(COUNT), MemoryLog()
@@ -199,7 +198,7 @@ def test_resume_goes_on_counting() -> None:
 KINDS = st.sampled_from([None, *ERRORS, StuckError("hangs")])
 FAULTS = st.dictionaries(
     st.integers(0, 5),
-    st.fixed_dictionaries({}, optional={w: KINDS for w in (*PLACES, "undo", "undo-done")}),
+    st.fixed_dictionaries({}, optional=dict.fromkeys((*PLACES, "undo", "undo-done"), KINDS)),
 )
 
 

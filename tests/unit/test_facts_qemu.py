@@ -153,7 +153,8 @@ def test_a_broken_binary_is_told_with_its_last_words(
 
 def test_a_hanging_binary_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qemu_ask, "DEADLINE", 0.2)
-    binary = stand_in(tmp_path, '#!/bin/sh\necho waiting >&2\nsleep 60 & echo $$ $! >> "$0.pids"; wait\n')
+    script = '#!/bin/sh\necho waiting >&2\nsleep 60 & echo $$ $! >> "$0.pids"; wait\n'
+    binary = stand_in(tmp_path, script)
     started = time.monotonic()
     with pytest.raises(HostError, match="no answer within") as caught:
         read_qemu(str(binary), cache=tmp_path / "cache")

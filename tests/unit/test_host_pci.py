@@ -265,7 +265,7 @@ def test_a_hanging_unbind_passes_its_deadline(kernel: FakeKernel) -> None:
     waited: list[str] = []
     host = kernel.host(deadline=0.1, on_wait=lambda what, _: waited.append(what))
     captured = HANDLER.capture(host, TAKE)
-    with pytest.raises(StuckError, match="unbinding 0000:01:00.0 from bochs"):
+    with pytest.raises(StuckError, match="unbinding .* from bochs"):
         HANDLER.apply(host, TAKE, captured)
 
 

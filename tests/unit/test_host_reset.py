@@ -151,5 +151,5 @@ def test_a_card_that_is_dead_after_its_reset_is_told(kernel: FakeKernel) -> None
 def test_a_reset_that_hangs(kernel: FakeKernel) -> None:
     kernel.faults = [Fault(f"*/{A}/reset", HANG)]
     captured = HANDLER.capture(kernel.host(), AUTO)
-    with pytest.raises(StuckError, match="resetting 0000:01:00.0"):
+    with pytest.raises(StuckError, match=f"resetting {A}"):
         HANDLER.undo(kernel.host(deadline=0.1), AUTO, captured)

@@ -142,7 +142,10 @@ def test_a_torn_line_does_not_swallow_the_next(path: Path) -> None:
     assert contents.records == (*RECORDS[:-1], Undone(k=7))
 
 
-@pytest.mark.parametrize("junk", [b"\xff\xfe\x00", b"{}", b"[1]", b'{"record":"later"}', b"[" * 9999])
+JUNK = [b"\xff\xfe\x00", b"{}", b"[1]", b'{"record":"later"}', b"[" * 9999]
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=range(5))
 @pytest.mark.parametrize("line", range(10))
 def test_a_garbled_line_is_named_and_the_rest_read(path: Path, line: int, junk: bytes) -> None:
     lines = path.read_bytes().split(b"\n")
@@ -154,7 +157,9 @@ def test_a_garbled_line_is_named_and_the_rest_read(path: Path, line: int, junk: 
     assert len(contents.records) == 9 - (line > 0)
 
 
-def test_a_full_disk_leaves_the_next_line_readable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_next_line_readable(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal, real = open_journal(path), os.write
     calls: list[int] = []
 
@@ -164,10 +169,10 @@ def test_a_full_disk_leaves_the_next_line_readable(path: Path, monkeypatch: pyte
             raise OSError(28, "No space left on device")
         return real(fd, bytes(data)[:5])
 
-    monkeypatch.setattr(journals.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     with pytest.raises(OSError, match="No space"):
         journal.write(Undone(k=0))
-    monkeypatch.setattr(journals.os, "write", real)
+    monkeypatch.setattr(os, "write", real)
     journal.write(Undone(k=1))
     journal.close()
     contents = read_journal(path)

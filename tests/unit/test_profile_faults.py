@@ -621,5 +621,5 @@ boot = 1
 )
 def test_a_fault_brings_no_false_contradiction(tmp_path: Path, text: str) -> None:
     message = told(tmp_path, text)
-    for word in ("boot from", "connected", "listed", "queue"):
+    for word in ("boot from", "connected", "listed", "one queue"):
         assert word not in message

@@ -24,7 +24,14 @@ from qlaunch.plan.steps import (
     TakeDevice,
 )
 from qlaunch.run.engine import Engine
-from qlaunch.run.journal import Record, Stuck, create_journal, make_header, open_journal, read_journal
+from qlaunch.run.journal import (
+    Record,
+    Stuck,
+    create_journal,
+    make_header,
+    open_journal,
+    read_journal,
+)
 from qlaunch.values import PciAddress, PciId
 from tests.fake.kernel import FakeKernel
 from tests.fake.kernel_tree import HANG, Fault, snapshot

@@ -44,9 +44,17 @@ def with_server(tmp_path: Path, talk: Talk, client: Callable[[str], Awaitable[No
 
 
 async def command(reader: Reader) -> dict[str, str]:
-    found = json.loads(await reader.readline() or "{}")
-    assert isinstance(found, dict)
-    return found
+    """The next command; they come without an end of line. Empty at EOF."""
+    text = b""
+    while True:
+        try:
+            text += await reader.readuntil(b"}")
+            found: dict[str, str] = json.loads(text)
+            return found
+        except asyncio.IncompleteReadError:
+            return {}
+        except ValueError:
+            continue  # the end of an inner object
 
 
 async def session(reader: Reader, writer: Writer) -> None:
@@ -74,7 +82,7 @@ def bad_connection(said: bytes) -> Talk:
     async def talk(reader: Reader, writer: Writer) -> None:
         writer.write(said)
         if said:
-            await reader.readline()
+            await command(reader)
 
     return talk
 
@@ -148,7 +156,8 @@ def test_refusal_has_qemus_words(tmp_path: Path) -> None:
         async with await Monitor.connect(path) as monitor:
             with pytest.raises(QmpError) as caught:
                 await monitor.execute("cont")
-            assert (caught.value.error_class, caught.value.desc) == ("GenericError", "no such thing")
+            assert caught.value.error_class == "GenericError"
+            assert caught.value.desc == "no such thing"
             assert "QEMU refused cont" in str(caught.value)
             assert not monitor.closed
 
@@ -170,7 +179,8 @@ def test_late_answer_does_not_disturb_the_next(tmp_path: Path) -> None:
         await session(reader, writer)
         one, two = await command(reader), await command(reader)
         for asked in (one, two):
-            writer.write(json.dumps({"return": asked["execute"], "id": asked["id"]}).encode() + b"\n")
+            answer = {"return": asked["execute"], "id": asked["id"]}
+            writer.write(json.dumps(answer).encode() + b"\n")
         await reader.read()
 
     async def client(path: str) -> None:
@@ -244,8 +254,13 @@ def test_a_path_that_appears_late(tmp_path: Path) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("talk", [session, bad_connection(GREETING)], ids=["after", "before"])
-def test_cancelling_leaves_nothing(tmp_path: Path, talk: Talk) -> None:
+@pytest.mark.parametrize("greets", [True, False])
+def test_cancelling_leaves_nothing(tmp_path: Path, greets: bool) -> None:
+    async def talk(reader: Reader, writer: Writer) -> None:
+        if greets:
+            await session(reader, writer)
+        await reader.read()
+
     async def client(path: str) -> None:
         async def use() -> None:
             async with await Monitor.connect(path) as monitor:
@@ -255,6 +270,6 @@ def test_cancelling_leaves_nothing(tmp_path: Path, talk: Talk) -> None:
         await first(0.02, asyncio.wait((task,)))
         task.cancel()
         await asyncio.wait((task,))
-        assert task.cancelled() or task.exception() is None
+        assert task.cancelled()
 
     with_server(tmp_path, talk, client)

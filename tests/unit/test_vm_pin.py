@@ -142,12 +142,14 @@ def test_no_reason_found_is_still_told(tmp_path: Path) -> None:
 
 def test_vhost_workers_inside_and_outside(tmp_path: Path) -> None:
     root = tree(tmp_path / "new", {
-        "proc/7/task/7/comm": "qemu\n", "proc/7/task/8/comm": "vhost-7\n", "proc/70/comm": "vhost-7\n",
+        "proc/7/task/7/comm": "qemu\n", "proc/7/task/8/comm": "vhost-7\n",
+        "proc/70/comm": "vhost-7\n",
     })  # fmt: skip
     assert find_vhost(7, root) == (8,)
-    files = {"proc/7/task/7/comm": "qemu\n", "proc/70/comm": "vhost-7\n", "proc/71/comm": "vhost-71\n"}
     old = tmp_path / "old"
-    root = tree(old, files)
+    root = tree(old, {
+        "proc/7/task/7/comm": "qemu\n", "proc/70/comm": "vhost-7\n", "proc/71/comm": "vhost-71\n",
+    })  # fmt: skip
     assert find_vhost(7, root) == ()
     (old / "proc/7/fd").mkdir()
     (old / "proc/7/fd/9").symlink_to("/dev/vhost-net")

@@ -56,11 +56,12 @@ def test_anything_else_in_the_way_is_refused_and_kept(tmp_path: Path, kind: str)
     path = tmp_path / "s"
     target = tmp_path / "target"
     listen_unix(str(target)).close()
-    {
-        "file": lambda: path.write_text("mine"),
-        "directory": path.mkdir,
-        "link": lambda: path.symlink_to(target),
-    }[kind]()
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(target)
     before = path.lstat()
     with pytest.raises(HostError, match="in the way"):
         listen_unix(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_judge(
 @pytest.mark.parametrize(
     ("name", "data", "text"),
     [
-        ("RESET", {"guest": True, "reason": "guest-reset"}, "resets, asked by the guest (guest-reset)"),
+        ("RESET", {"guest": True, "reason": "guest-reset"}, "asked by the guest (guest-reset)"),
         ("RESET", {}, "resets, asked by the host (?)"),
         ("BLOCK_IO_ERROR", {"device": "", "node-name": "disk0", "operation": "write",
                             "reason": "No space left on device", "action": "stop"},
@@ -118,8 +119,10 @@ class FakeMonitor:
 class Undying(QemuProcess):
     """A process that no signal ends."""
 
+    sent: tuple[signal.Signals, ...] = ()
+
     def send(self, number: signal.Signals) -> bool:
-        self.sent = [*getattr(self, "sent", []), number]
+        self.sent += (number,)
         return True
 
     def state(self) -> str:
@@ -143,14 +146,13 @@ def test_ladder_to_its_end(state: str, asked: list[str]) -> None:
     monitor = FakeMonitor(state)
 
     async def main() -> Stopped:
-        import os
-
-        with Undying(os.getpid(), os.pidfd_open(os.getpid()), 0) as process:
+        process = Undying(os.getpid(), os.pidfd_open(os.getpid()), 0)
+        with process:
             stopped = await stop_machine(
                 monitor, process, timeout=0.01, log=told.append,  # type: ignore[arg-type]
                 patience=Patience(0.01, 0.01, 0.01, 0.01),
             )  # fmt: skip
-            assert process.sent == [signal.SIGTERM, signal.SIGKILL]
+            assert process.sent == (signal.SIGTERM, signal.SIGKILL)
             return stopped
 
     stopped = run(main())

@@ -1,0 +1,44 @@
+"""What `bind` and `unbind` share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from qlaunch.errors import HostError, Problem, UsageError
+from qlaunch.facts.model import HostFacts, PciDevice, Wanted
+from qlaunch.values import parse_pci_address
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """ADDRESS…"""
+    parser.add_argument(
+        "address", nargs="+", metavar="ADDRESS", help="PCI addresses (qlaunch devices)"
+    )
+
+
+def need_root(verb: str) -> None:
+    """Raises HostError, naming the command to type, for anybody but root."""
+    if os.geteuid() != 0:
+        words = " ".join(sys.argv[1:])
+        raise HostError(Problem(f"{verb} needs root", hint=f"sudo qlaunch {words}"))
+
+
+def asked_devices(texts: list[str]) -> tuple[HostFacts, list[PciDevice]]:
+    """The devices that were named, with their holders. Raises UsageError for all bad ones."""
+    from qlaunch.facts.probe import read_facts
+    from qlaunch.run.manual import named_devices
+
+    addresses, bad = [], []
+    for text in texts:
+        try:
+            addresses.append(parse_pci_address(text))
+        except ValueError as error:
+            bad.append(Problem("this is no PCI address", found=text, allowed=str(error)))
+    if bad:
+        raise UsageError(bad)
+    facts = read_facts(
+        Wanted(holders=True, cpus=False, memory=False, kvm=False, links=False, qemu=None)
+    )
+    return facts, named_devices(facts, addresses)

@@ -1,0 +1,78 @@
+"""Stage 11: what is told at the end of a run, and the exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from qlaunch.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    HostError,
+    NotRestoredError,
+    Problem,
+    QlaunchError,
+)
+from qlaunch.run.engine import Outcome
+from qlaunch.run.story import Story
+
+if TYPE_CHECKING:
+    from qlaunch.vm.watch import End
+
+
+def tell_end(
+    name: str, end: End | None, failure: BaseException | None, outcome: Outcome, story: Story
+) -> int:
+    """Tell what came back and how the machine ended; the exit code.
+
+    Raises NotRestoredError when something is left, else the failure as a QlaunchError.
+    """
+    for sentence in outcome.sentences:
+        story.say(sentence)
+    left = [*outcome.problems]
+    if end is not None and end.reason == "stuck":
+        left.append(Problem("QEMU could not be ended; its devices stay with it", name,
+                            found=end.detail))
+    if left or isinstance(failure, NotRestoredError):
+        _not_restored(name, left, failure, story)
+    if failure is not None:
+        _failed(failure, story)
+    if end is None or end.reason in ("died", "panic"):
+        story.note("[11] ended badly")
+        return EXIT_FAILED
+    story.note("[11] done")
+    story.say(f"{name}: ended ({_why(end)}), all given back")
+    return EXIT_OK
+
+
+def _not_restored(
+    name: str, left: list[Problem], failure: BaseException | None, story: Story
+) -> NoReturn:
+    problems = list(failure.problems) if isinstance(failure, QlaunchError) else []
+    problems += left
+    problems.append(
+        Problem("the host is not as it was", where=name,
+                hint=f"qlaunch recover '{name}'")
+    )
+    for problem in problems:
+        story.note(str(problem))
+    raise NotRestoredError(problems) from failure
+
+
+def _failed(failure: BaseException, story: Story) -> NoReturn:
+    story.note(f"[11] failed: {failure}")
+    if isinstance(failure, KeyboardInterrupt):
+        raise HostError(Problem("interrupted; the host is as it was")) from None
+    if isinstance(failure, OSError) and not isinstance(failure, QlaunchError):
+        raise HostError(
+            Problem(f"the run could not go on: {failure.strerror or failure}",
+                    where=str(failure.filename or ""))
+        ) from failure
+    raise failure
+
+
+def _why(end: End) -> str:
+    if end.reason == "guest":
+        return "the guest powered off"
+    if end.reason == "stopped":
+        return f"stopped by {end.rungs[-1]}" if end.rungs else "stopped"
+    return f"QEMU was told to: {end.detail}" if end.detail else end.reason

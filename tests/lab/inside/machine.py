@@ -1,0 +1,142 @@
+"""The machine under test in the lab: the profile of source 004 with this host's addresses, and
+the host's state to compare before and after.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .host import PCI
+
+ROOT = Path(__file__).resolve().parents[3]
+ROM = "/usr/share/seabios/vgabios-stdvga.bin"
+RUN = Path("/run/qlaunch")
+
+PROFILE = """\
+extends = "{root}/profiles/win7.toml"
+name = "{name}"
+
+[machine]
+memory = "128M"
+fw_cfg = {{ "opt/org.qlaunch/name" = "{name}", "opt/org.qlaunch/seconds" = "{seconds}" }}
+
+[cpu]
+pin = {{ vcpus = ["2"], emulator = "0-1" }}
+
+[stop]
+timeout = "3s"
+"""
+
+
+class Machine:
+    """One profile in a directory of its own."""
+
+    def __init__(self, directory: Path, disk: Path, name: str = "lab7", seconds: int = 12) -> None:
+        self.name = name
+        self.path = directory / f"{name}.toml"
+        self.path.write_text(PROFILE.format(root=ROOT, name=name, seconds=seconds))
+        iso = directory / "empty.iso"
+        iso.write_bytes(bytes(1 << 16))
+        # Arrays of tables append when a profile extends another; their elements are set by key.
+        self.sets = {
+            "disk[0].file": str(disk), "disk[0].boot": "0", "cdrom[0].file": str(iso),
+            "cdrom[1].file": str(iso), "net[0].make_bridge": "true",
+            "pci[0].device": "00:13.0", "pci[0].id": "1b36:000d",
+            "pci[1].device": "02:00.0", "pci[1].id": "8086:10d3",
+            "pci[2].device": "01:00.0", "pci[2].id": "1234:1111", "pci[2].rom": ROM,
+            "pci[3].device": "01:00.1", "pci[3].id": "8086:2668",
+        }
+
+    def words(self, verb: str, *more: str) -> list[str]:
+        """Arguments after `qlaunch`."""
+        sets = [w for key, value in self.sets.items() for w in ("--set", f"{key}={value}")]
+        return [verb, str(self.path), *sets, *more]
+
+    def start(self, *more: str, program: Sequence[str] = ("-m", "qlaunch")) -> Run:
+        """`qlaunch run` in the background."""
+        return Run([sys.executable, *program, *self.words("run", *more)])
+
+
+class Run:
+    """A launcher that was started, with its stderr in a file."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.errors = Path(os.environ["QLAUNCH_LAB_RESULTS"]) / "run-stderr.txt"
+        with self.errors.open("wb") as sink:
+            self.process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd="/"
+            )
+
+    def wait(self, timeout: float = 120) -> int:
+        """Its exit code."""
+        return self.process.wait(timeout)
+
+    @property
+    def said(self) -> str:
+        """All it printed so far."""
+        return self.errors.read_text(errors="replace")
+
+    def end(self) -> None:
+        """Kill it if a failed test left it."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def qlaunch(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """One verb, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "qlaunch", *words], capture_output=True, text=True, check=False,
+        timeout=timeout, stdin=subprocess.DEVNULL, cwd="/",
+    )
+
+
+def host_state() -> dict[str, str]:
+    """Everything a run may change: what must be equal before and after."""
+    state: dict[str, str] = {}
+    for device in sorted((PCI / "devices").iterdir()):
+        driver = device / "driver"
+        state[f"{device.name} driver"] = driver.resolve().name if driver.exists() else ""
+        for name in (
+            "driver_override", "reset_method", "d3cold_allowed", "power/control", "sriov_numvfs",
+        ):
+            if (device / name).exists():
+                state[f"{device.name} {name}"] = (device / name).read_text().strip()
+    vfio = Path("/dev/vfio")
+    state["groups"] = " ".join(sorted(p.name for p in vfio.iterdir() if p.name != "vfio"))
+    # Links of the devices themselves come back under the same name.
+    state["links"] = " ".join(sorted(p.name for p in Path("/sys/class/net").iterdir()))
+    state["run"] = " ".join(
+        sorted(str(p) for p in RUN.rglob("*") if p.is_file() and p.name != ".host.lock")
+    )
+    return state
+
+
+def qemu_of(name: str) -> int:
+    """Pid of the machine's QEMU."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            words = _cmdline(entry)
+            if words and words[0].endswith("qemu-system-x86_64") and f"guest={name}," in words[2]:
+                return int(entry.name)
+    raise ProcessLookupError(name)
+
+
+def _cmdline(process: Path) -> list[str]:
+    try:
+        return (process / "cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def threads(pid: int) -> dict[str, set[int]]:
+    """Thread names of a process and the CPUs each name's threads may run on."""
+    found: dict[str, set[int]] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        found.setdefault(name, set()).update(os.sched_getaffinity(int(task.name)))
+    return found

@@ -1,0 +1,209 @@
+"""The main job on real hardware: `qlaunch run`, a guest draws on the card, the card comes back.
+
+Every test compares the whole host before and after, read by plain sysfs and never by qlaunch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .host import AUDIO, GRAPHICS, NETWORK, USB, card_to_text_mode
+from .machine import ROOT, Machine, Run, host_state, qemu_of, qlaunch, threads
+from .monitor import Monitor
+
+pytestmark = pytest.mark.lab
+
+TAKEN = (GRAPHICS, AUDIO, NETWORK, USB)
+KILLER = str(ROOT / "tests/lab/inside/die_at_stage.py")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, boot_disk: Path) -> Machine:
+    return Machine(tmp_path, boot_disk)
+
+
+@pytest.fixture(autouse=True)
+def text_mode() -> None:
+    """A real card is put there by its reset; QEMU's VGA ignores one."""
+    card_to_text_mode()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """The host is as it was, whatever the test did."""
+    before = host_state()
+    yield
+    after = host_state()
+    assert {k: (before.get(k), v) for k, v in after.items() if before.get(k) != v} == {}
+    assert before.keys() == after.keys()
+
+
+@pytest.fixture
+def running(machine: Machine) -> Iterator[Run]:
+    run = machine.start()
+    yield run
+    run.end()
+
+
+def until(condition: Callable[[], object], what: str, timeout: float = 90) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def wait_running(run: Run) -> None:
+    until(
+        lambda: "the guest runs" in run.said or run.process.poll() is not None, "the guest runs"
+    )
+    assert run.process.poll() is None, run.said
+
+
+@pytest.mark.parametrize("time_round", [1, 2])
+def test_a_guest_draws_on_the_card_and_the_card_comes_back(
+    time_round: int, machine: Machine, running: Run, monitor: Monitor, screens: Path,
+    tmp_path: Path, boot_disk: Path,
+) -> None:
+    wait_running(running)
+    assert [d.driver for d in TAKEN] == ["vfio-pci"] * len(TAKEN)
+    pid = qemu_of("lab7")
+    seen = threads(pid)
+    assert seen.pop("CPU 0/TCG") == {2}
+    assert set().union(*seen.values()) == {0, 1}
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert "Uid:\t65534\t65534\t65534\t65534" in status
+    assert "Seccomp:\t2" in status
+    assert "CapEff:\t0000000000000000" in status
+    assert (Path("/sys/class/net/br0/brif/tap0")).exists()
+
+    again = qlaunch(*machine.words("run"))
+    assert again.returncode == 1
+    assert "lab7 is running" in again.stderr
+    rival = Machine(tmp_path, boot_disk, "rival")
+    rival.sets["net[0].tap"] = "tap1"
+    taken = qlaunch(*rival.words("run"))
+    assert taken.returncode == 1
+    assert "in use" in taken.stderr
+    assert "lab7" in taken.stderr
+    listed = qlaunch("ps")
+    assert "lab7" in listed.stdout
+    assert "running" in listed.stdout
+
+    lines = monitor.wait_for_text("qlaunch: done", timeout=120)
+    assert lines[0].rstrip() == "qlaunch: lab7 cpus=1 memory=128M"
+    shown = "\n".join(lines)
+    assert "1234:1111 class 0300" in shown
+    assert "8086:2668 class 0403" in shown
+    monitor.screendump(screens / f"run{time_round}.png")
+
+    assert running.wait() == 0, running.said
+    assert "0000:01:00.0 is back on bochs-drm" in running.said
+    assert "0000:01:00.1 is back on snd_hda_intel" in running.said
+    assert (GRAPHICS.driver, AUDIO.driver) == ("bochs-drm", "snd_hda_intel")
+    assert GRAPHICS.read("driver_override") == "(null)"
+    assert GRAPHICS.alive
+    assert not Path("/sys/class/net/tap0").exists()
+    assert not Path("/sys/class/net/br0").exists()
+    assert not Path("/run/qlaunch/lab7").exists()
+
+
+def test_stop_climbs_the_ladder_for_a_guest_that_ignores_its_power_button(
+    tmp_path: Path, boot_disk: Path
+) -> None:
+    machine = Machine(tmp_path, boot_disk, seconds=0)
+    run = machine.start()
+    try:
+        wait_running(run)
+        stopped = qlaunch("stop", "lab7")
+        assert stopped.returncode == 0, stopped.stderr
+        assert run.wait() == 0
+        assert "stopped by quit" in run.said
+    finally:
+        run.end()
+
+
+def test_qemu_killed(running: Run) -> None:
+    wait_running(running)
+    os.kill(qemu_of("lab7"), signal.SIGKILL)
+    assert running.wait() == 1
+    assert "QEMU died (signal SIGKILL)" in running.said
+    assert "is back on bochs-drm" in running.said
+
+
+@pytest.mark.parametrize("stage", range(2, 12))
+def test_launcher_killed_at_a_stage_then_recover(
+    stage: int, tmp_path: Path, boot_disk: Path
+) -> None:
+    machine = Machine(tmp_path, boot_disk, seconds=1)
+    run = machine.start(program=(KILLER, str(stage)))
+    try:
+        assert run.wait() == -signal.SIGKILL, run.said
+    finally:
+        run.end()
+    if stage in (8, 9):
+        listed = qlaunch("ps")
+        assert "unsupervised" in listed.stdout
+    done = qlaunch("recover", "--all")
+    assert done.returncode == 0, done.stderr
+    if 5 < stage < 11:
+        assert "0000:01:00.0 is back on bochs-drm" in done.stderr
+
+
+def test_launcher_and_qemu_killed_then_the_next_run_puts_back_first(
+    machine: Machine, running: Run
+) -> None:
+    wait_running(running)
+    running.process.kill()
+    running.process.wait()
+    os.kill(qemu_of("lab7"), signal.SIGKILL)
+    until(lambda: "left over" in qlaunch("ps").stdout, "both are gone")
+    machine.path.write_text(machine.path.read_text().replace('"12"', '"1"'))
+    again = qlaunch(*machine.words("run"))
+    assert again.returncode == 0, again.stderr
+    assert "lab7 left something behind" in again.stderr
+
+
+def test_a_held_device_is_refused_and_its_holder_named(machine: Machine) -> None:
+    with Path("/dev/dri/card0").open("rb"):
+        refused = qlaunch(*machine.words("run"))
+    assert refused.returncode == 1
+    assert f"pid {os.getpid()}" in refused.stderr
+    assert "dri/card0" in refused.stderr
+
+
+def test_a_device_that_moved_is_refused(machine: Machine) -> None:
+    machine.sets["pci[2].id"] = "10de:1200"
+    refused = qlaunch(*machine.words("run"))
+    assert refused.returncode == 1
+    assert "another device stands at 0000:01:00.0" in refused.stderr
+
+
+def test_a_bridge_and_an_incomplete_group_are_refused(machine: Machine) -> None:
+    machine.sets |= {"pci[3].device": "00:10.0", "pci[3].id": "8086:3420"}
+    refused = qlaunch(*machine.words("run"))
+    assert refused.returncode == 1
+    assert "0000:00:10.0 is a bridge" in refused.stderr
+    assert "also holds 0000:01:00.1" in refused.stderr
+
+
+def test_bind_and_unbind_by_hand() -> None:
+    bound = qlaunch("bind", "02:00.0")
+    assert bound.returncode == 0, bound.stderr
+    assert NETWORK.driver == "vfio-pci"
+    back = qlaunch("unbind", "02:00.0")
+    assert back.returncode == 0, back.stderr
+    assert NETWORK.driver == "e1000e"
+    assert "0000:02:00.0 is back on e1000e" in back.stderr
+
+
+def test_devices_shows_the_group_and_its_verdict() -> None:
+    listed = qlaunch("devices", "01:00.0")
+    assert listed.returncode == 0, listed.stderr
+    assert "0000:01:00.1" in listed.stdout
+    assert "could be handed over" in listed.stdout

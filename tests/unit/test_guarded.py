@@ -1,0 +1,101 @@
+"""Calls that may hang: their child, its deadline, and what it must not keep."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from qlaunch import children
+from qlaunch.children import guarded, held_signals
+from qlaunch.errors import HostError, StuckError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+
+def test_the_answer_comes_back() -> None:
+    assert guarded(lambda: "grüße" * 50_000, "long") == "grüße" * 50_000
+    assert guarded(lambda: None, "nothing") == ""
+
+
+def test_the_kernels_errno_comes_back(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EBUSY, "busy", str(tmp_path))
+
+    with pytest.raises(OSError, match="busy") as caught:
+        guarded(refuse, "bind")
+    assert (caught.value.errno, caught.value.filename) == (errno.EBUSY, str(tmp_path))
+
+
+def test_a_fault_of_ours_is_told() -> None:
+    with pytest.raises(HostError, match="by zero"):
+        guarded(lambda: str(1 // 0), "bind")
+
+
+def test_a_killed_child_is_told() -> None:
+    with pytest.raises(HostError, match="its child process died"):
+        guarded(lambda: os.kill(os.getpid(), signal.SIGKILL), "bind")
+
+
+def test_the_deadline() -> None:
+    told: list[float] = []
+    start = time.monotonic()
+    with pytest.raises(StuckError, match=r"unbind did not return within 0\.1 s"):
+        guarded(lambda: time.sleep(1), "unbind", deadline=0.1, on_wait=lambda _, s: told.append(s))
+    assert time.monotonic() - start < 0.9
+
+
+def test_a_hanging_child_keeps_no_lock(tmp_path: Path) -> None:
+    """Else a machine would look alive for as long as the kernel hangs."""
+    lock = tmp_path / "lock"
+    with lock.open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with pytest.raises(StuckError):
+            guarded(lambda: time.sleep(2), "unbind", deadline=0.2)
+    with lock.open("w") as second:
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_hanging_child_keeps_no_pipe_open() -> None:
+    """Else whoever reads our output would wait as long."""
+    reader, writer = os.pipe()
+    stderr = os.dup(2)
+    try:
+        os.dup2(writer, 2)
+        with pytest.raises(StuckError):
+            guarded(lambda: time.sleep(2), "unbind", deadline=0.2)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(writer)
+    os.set_blocking(reader, False)
+    assert os.read(reader, 10) == b""
+    os.close(reader)
+
+
+def test_a_signal_waits_for_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    times: list[float] = []
+
+    def interrupt(what: str, passed: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+        times.append(time.monotonic())
+
+    monkeypatch.setattr(children, "PROGRESS_EVERY", 0.05)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        guarded(lambda: time.sleep(0.2), "unbind", on_wait=interrupt)
+    assert times
+    assert time.monotonic() - start > 0.19
+
+
+def test_held_signals_arrive_afterwards() -> None:
+    reached = False
+    with pytest.raises(KeyboardInterrupt), held_signals():
+        signal.raise_signal(signal.SIGINT)  # to this thread: a parallel test run has others
+        reached = True
+    assert reached
