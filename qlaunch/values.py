@@ -13,11 +13,12 @@ _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
 _PCI_ID = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})")
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _SIZE = re.compile(r"([0-9]{1,12})(?:([KMGT])(?:i?B)?|B)")
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|min|h)")
+_DURATION = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,6})?)(ms|s|m|min|h)")
 _SLOT = re.compile(r"(?:0x)?([01]?[0-9a-f])(?:\.([0-7]))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,62}")
 _CPU_RANGE = re.compile(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*")
 _MAX_CPU = 8191  # CONFIG_NR_CPUS of x86_64 distribution kernels
+_MAX_SECONDS = 1e9  # so that the spelling in seconds, to the microsecond, is exact
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -187,7 +188,10 @@ def parse_duration(text: str) -> Duration:
     match = _DURATION.fullmatch(text.strip())
     if not match:
         raise ValueError("a duration with a unit like 60s or 2min")
-    return Duration(round(float(match[1]) * _SECONDS[match[2]], 6))
+    seconds = round(float(match[1]) * _SECONDS[match[2]], 6)
+    if seconds > _MAX_SECONDS:
+        raise ValueError("a duration with a unit like 60s or 2min, of less than 32 years")
+    return Duration(seconds)
 
 
 def parse_mac(text: str) -> MacAddress:

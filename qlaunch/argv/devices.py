@@ -178,15 +178,18 @@ def display_options(plan: Plan) -> list[Option]:
 def serial_options(plan: Plan) -> list[Option]:
     """Serial ports."""
     options = []
-    for index, serial in enumerate(plan.profile.serial):
-        name, why = f"serial{index}", f"serial[{index}].type"
+    for serial in plan.serials:
+        name, why = f"serial{serial.index}", f"serial[{serial.index}].type"
+        if serial.fd is not None:
+            options.append(option("-add-fd", why="rule: QEMU's account cannot open this file",
+                                  fd=serial.fd, set=serial.fd, opaque=serial.path))
         if serial.type == "stdio":
             back = option("-chardev", "stdio", why=why, id=name)
         elif serial.type == "socket":
             back = option("-chardev", "socket", why=why, id=name, server=True, wait=False,
-                          path=f"{plan.socket_dir}/{name}.sock")
+                          path=serial.path)
         else:
-            path = serial.file or f"{plan.state_dir}/{name}.log"
-            back = option("-chardev", "file", why=why, id=name, path=path)
+            path = serial.path if serial.fd is None else f"/dev/fdset/{serial.fd}"
+            back = option("-chardev", "file", why=why, id=name, path=path, append=True)
         options += [back, device("isa-serial", why, chardev=name)]
     return options

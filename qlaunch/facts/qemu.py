@@ -54,7 +54,7 @@ def read_qemu(
 
     As root it is run as `account`, because a profile may name any file. `cache` is the directory
     for answers (default: see the module). Raises HostError when the binary crashes, says
-    something else than QMP, or takes 10 s.
+    something else than QMP, or takes a minute.
     """
     path = find_binary(name)
     if path is None:

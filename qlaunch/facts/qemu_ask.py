@@ -19,7 +19,7 @@ from qlaunch.children import Setup, start_child
 from qlaunch.errors import HostError, Problem
 from qlaunch.facts.model import Invoker, QemuBinary
 
-DEADLINE = 10.0  # seconds for both runs
+DEADLINE = 60.0  # seconds for both runs; it takes 0.1, but from a cold disk or emulated many
 PROPERTIES_OF = (
     "ahci", "bochs-display", "e1000", "e1000e", "ich9-ahci", "ich9-intel-hda", "ide-cd", "ide-hd",
     "igb", "intel-hda", "ioh3420", "isa-serial", "ivshmem-plain", "nvme", "pcie-root-port",

@@ -3,7 +3,9 @@
 A reset through sysfs succeeds under a running guest (pci-sysfs.c reset_store asks nobody), so it
 is written only after the IOMMU group was proven free. `reset_method` of function 0 can be stale:
 it was probed before its siblings existed and still lists `bus`, which only a device alone on its
-bus has (drivers/pci/pci.c pci_parent_bus_reset); writing `default` probes again.
+bus has (drivers/pci/pci.c pci_parent_bus_reset). Writing `default` would probe again, and could
+not be taken back: the kernel refuses the old text. So "auto" leaves the list alone, and a reset
+that says ENOTTY is no fault: VFIO resets the whole bus at the last close.
 """
 
 from __future__ import annotations
@@ -29,18 +31,14 @@ class ResetDevicesHandler:
         return {"methods": {str(a): _read_methods(host, a) for a in step.addresses}}
 
     def apply(self, host: Host, step: ResetDevices, captured: Captured) -> None:
-        """Refresh stale lists ("auto") or set the named method; "none" writes nothing.
+        """Set the named method; "auto" and "none" write nothing.
 
         Raises HostError with what the kernel allows when it refuses the method.
         """
-        if step.method == "none":
+        if step.method in ("auto", "none"):
             return
         for address in step.addresses:
-            before = captured["methods"][address]
-            if step.method != "auto":
-                _set_method(host, address, step.method, before)
-            elif before and "bus" in before.split() and _has_neighbours(host, address):
-                _write_method(host, address, "default")
+            _set_method(host, address, step.method, captured["methods"][address])
 
     def undo(self, host: Host, step: ResetDevices, captured: Captured) -> str | None:
         """Reset every function that has a method, then restore the methods' text.
@@ -100,12 +98,6 @@ def _is_ours(host: Host, address: PciAddress) -> bool:
     device.check_present(host, address)
     driver = device.read_driver(host, address)
     return driver is None or "vfio" in driver
-
-
-def _has_neighbours(host: Host, address: PciAddress) -> bool:
-    bus = address.rsplit(":", 1)[0]
-    devices = host.path("sys/bus/pci/devices")
-    return any(p.name != address and p.name.startswith(f"{bus}:") for p in devices.iterdir())
 
 
 def _read_methods(host: Host, address: PciAddress) -> str | None:

@@ -14,7 +14,7 @@ from qlaunch.plan.model import FIRST_FD, Account, PlannedFd
 from qlaunch.plan.slots import SlotMap
 from qlaunch.profile.profile import Profile
 
-FdKind = Literal["lock", "control", "qmp", "tap", "vhost", "serial", "display", "file", "claim"]
+FdKind = Literal["lock", "control", "qmp", "tap", "vhost", "serial", "file", "claim"]
 
 
 class Draft:

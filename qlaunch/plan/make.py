@@ -7,9 +7,17 @@ import uuid
 from qlaunch.facts.model import HostFacts, HostFile, Invoker
 from qlaunch.plan.cards import plan_cards
 from qlaunch.plan.draft import Draft
-from qlaunch.plan.model import Account, Place, Plan, PlannedCard, PlannedDisk, PlannedNic
+from qlaunch.plan.model import (
+    Account,
+    Place,
+    Plan,
+    PlannedCard,
+    PlannedDisk,
+    PlannedNic,
+    PlannedSerial,
+)
 from qlaunch.plan.network import plan_network
-from qlaunch.plan.paths import machine_paths
+from qlaunch.plan.paths import Paths, machine_paths
 from qlaunch.plan.pins import plan_pins
 from qlaunch.plan.platform import (
     check_devices,
@@ -44,6 +52,7 @@ def make_plan(profile: Profile, facts: HostFacts) -> Plan:
     disks = plan_storage(draft)
     nics, bridges = plan_network(draft, vm_uuid)
     ports, cards = plan_cards(draft)
+    serials = _serials(draft, paths)
     _check_other_files(draft)
     steps: list[Step] = plan_takeover(draft, cards)
     steps = _insert(steps, [*bridges, *plan_hugepages(draft)])
@@ -56,7 +65,7 @@ def make_plan(profile: Profile, facts: HostFacts) -> Plan:
         accel=accel, accel_why=accel_why, display=display, display_why=display_why,
         runtime_dir=paths.runtime, socket_dir=paths.sockets, state_dir=paths.state,
         steps=tuple(steps), fds=tuple(draft.fds), ports=ports, disks=disks, nics=nics,
-        cards=cards, places=places, pins=pins, account=draft.account, memlock=memlock(draft),
+        cards=cards, serials=serials, places=places, pins=pins, account=draft.account, memlock=memlock(draft),
         ready_timeout=ready_timeout(draft),
         problems=tuple(draft.problems + draft.slots.problems),
     )
@@ -71,6 +80,20 @@ def _account(invoker: Invoker | None, kvm: HostFile | None) -> Account | None:
     return Account(
         uid=invoker.uid, gid=invoker.gid, name=invoker.name, groups=tuple(sorted(groups))
     )
+
+
+def _serials(draft: Draft, paths: Paths) -> tuple[PlannedSerial, ...]:
+    """A file is opened by us when root starts QEMU: its account may not reach it."""
+    serials = []
+    for index, serial in enumerate(draft.profile.serial):
+        path, fd = "", None
+        if serial.type == "socket":
+            path = f"{paths.sockets}/serial{index}.sock"
+        elif serial.type == "file":
+            path = serial.file or f"{paths.state}/serial{index}.log"
+            fd = draft.fd("serial", path) if draft.account is not None else None
+        serials.append(PlannedSerial(index=index, type=serial.type, path=path, fd=fd))
+    return tuple(serials)
 
 
 def _uuid(profile: Profile) -> tuple[str, str]:
@@ -111,7 +134,7 @@ def _check_other_files(draft: Draft) -> None:
     named.append((draft.profile.machine.bios, "machine.bios"))
     for path, where in named:
         if path:
-            check_file(draft, draft.facts.file(path), where, read_only=True)
+            check_file(draft, draft.facts.file(path), where, read_only=True, handed=False)
 
 
 def _insert(steps: list[Step], more: list[Step]) -> list[Step]:

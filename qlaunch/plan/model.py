@@ -29,7 +29,7 @@ class PlannedFd(Struct, frozen=True, kw_only=True):
     """A file descriptor that QEMU inherits under a fixed number, so that plan and run agree."""
 
     number: int
-    kind: Literal["lock", "control", "qmp", "tap", "vhost", "serial", "display", "file", "claim"]
+    kind: Literal["lock", "control", "qmp", "tap", "vhost", "serial", "file", "claim"]
     of: str = ""  # socket or file path, tap's index, device address
     writable: bool = True
 
@@ -66,6 +66,15 @@ class PlannedDisk(Struct, frozen=True, kw_only=True):
     read_only: bool = False
     iothread: str | None = None
     fd: int | None = None  # opened by us and handed over, because QEMU's account may not
+
+
+class PlannedSerial(Struct, frozen=True, kw_only=True):
+    """One serial port; `path` is a file's or a socket's, `fd` that of a file opened by us."""
+
+    index: int
+    type: str
+    path: str = ""
+    fd: int | None = None
 
 
 class PlannedPort(Struct, frozen=True, kw_only=True):
@@ -135,6 +144,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     disks: tuple[PlannedDisk, ...]
     nics: tuple[PlannedNic, ...]
     cards: tuple[PlannedCard, ...]
+    serials: tuple[PlannedSerial, ...]
     places: dict[str, Place]  # of devices that are not cards, disks or nics, by id
     pins: PinPlan | None = None
     account: Account | None = None

@@ -96,8 +96,13 @@ def _fd(draft: Draft, path: str, file: HostFile | None, writable: bool) -> int |
     return draft.fd("file", path, writable=writable)
 
 
-def check_file(draft: Draft, file: HostFile | None, where: str, read_only: bool) -> None:
-    """A disk that is missing, of the wrong kind, out of reach, or used by the host."""
+def check_file(
+    draft: Draft, file: HostFile | None, where: str, read_only: bool, *, handed: bool = True
+) -> None:
+    """A file that is missing, of the wrong kind, out of reach, or used by the host.
+
+    With `handed` root opens it for QEMU's account; otherwise QEMU opens it by itself.
+    """
     if file is None:
         return
     if file.kind == "missing":
@@ -108,7 +113,7 @@ def check_file(draft: Draft, file: HostFile | None, where: str, read_only: bool)
         draft.problem(f"this is a {file.kind}, not a disk image or block device", where,
                       found=file.path)
     else:
-        _check_use(draft, file, where, read_only)
+        _check_use(draft, file, where, read_only, handed and draft.account is not None)
 
 
 def _missing_hint(path: str) -> str:
@@ -120,7 +125,9 @@ def _missing_hint(path: str) -> str:
     return "is the path relative to the profile's own directory?"
 
 
-def _check_use(draft: Draft, file: HostFile, where: str, read_only: bool) -> None:
+def _check_use(
+    draft: Draft, file: HostFile, where: str, read_only: bool, opened_by_root: bool
+) -> None:
     if file.kind == "block" and file.mounted and not read_only:
         draft.problem(
             "the host has this block device mounted; two writers destroy a file system", where,
@@ -130,7 +137,8 @@ def _check_use(draft: Draft, file: HostFile, where: str, read_only: bool) -> Non
     elif file.kind == "block" and file.in_use:
         draft.problem("the host uses this block device", where,
                       found=f"{file.path}: {file.in_use}", hint="take it out of use first")
-    elif draft.account is None and not (file.readable and (read_only or file.writable)):
+    elif not opened_by_root and not (file.readable and (read_only or file.writable)):
         need = "read" if read_only else "read and write"
-        draft.problem(f"you may not {need} this file", where, found=file.path,
-                      hint=f"ls -l '{file.path}'; chown or chmod it, or run as its owner")
+        who = "you" if draft.account is None else f"{draft.account.name}, who QEMU runs as,"
+        draft.problem(f"{who} may not {need} this file", where, found=file.path,
+                      hint=f"namei -l '{file.path}' shows what is in the way")

@@ -55,8 +55,8 @@ def read_text(path: Path, name: str) -> FileText:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise _fault(path, f"cannot be read: {(reason or str(error)).lower()}") from None
-    if len(data) > LIMIT:
-        raise _fault(path, "larger than 1 MiB, which no profile is", f"{status.st_size} bytes")
+    if len(data) > LIMIT:  # it grew, or is of a kind that does not tell its size, as in /proc
+        raise _fault(path, "larger than 1 MiB, which no profile is")
     return FileText(_decode(data, name), status)
 
 

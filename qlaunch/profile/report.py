@@ -52,7 +52,7 @@ def _contradictions(tree: dict[str, Any], faulty: list[KeyPath]) -> list[Finding
         return []
     return [
         finding
-        for finding in check_profile(profile)
+        for finding in check_profile(profile)[:MAX_FAULTS]
         if not any(_touch(path, at) for path in (finding.path, *finding.also) for at in faulty)
     ]
 

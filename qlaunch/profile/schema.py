@@ -24,7 +24,7 @@ def _text(pattern: str, *examples: str) -> dict[str, Any]:
 _HEX = "[0-9A-Fa-f]"
 _ADDRESS = rf"(?:{_HEX}{{4,8}}:)?{_HEX}{{2}}:[01]{_HEX}\.[0-7]"
 _ID = f"{_HEX}{{4}}:{_HEX}{{4}}"
-_CPUS = r"\s*[0-9]{1,6}(?:-[0-9]{1,6})?\s*"
+_CPUS = r"[0-9]{1,6}(?:-[0-9]{1,6})?"
 
 VALUES: dict[type, dict[str, Any]] = {
     values.PciAddress: _text(_ADDRESS, "03:00.0"),
@@ -32,7 +32,7 @@ VALUES: dict[type, dict[str, Any]] = {
     values.PciSelector: _text(f"{_ADDRESS}|{_ID}", "03:00.0", "10de:1200"),
     values.GuestSlot: _text(rf"(?:0[xX])?[01]?{_HEX}(?:\.[0-7])?", "05", "1c.0"),
     values.Size: _text(r"[0-9]{1,12}(?:[KMGT](?:i?B)?|B)", "8G", "512M"),
-    values.Duration: _text(r"[0-9]{1,9}(?:\.[0-9]{1,6})?(?:ms|s|m|min|h)", "60s", "2min"),
+    values.Duration: _text(r"[0-9]{1,10}(?:\.[0-9]{1,6})?(?:ms|s|m|min|h)", "60s", "2min"),
     values.MacAddress: _text(
         f"{_HEX}[02468ACEace](?::{_HEX}{{2}}){{5}}", "52:54:00:26:7f:96"
     ),
@@ -45,7 +45,7 @@ VALUES: dict[type, dict[str, Any]] = {
     values.CpuSet: {
         "anyOf": [
             {"type": "integer", "minimum": 0, "maximum": 8191},
-            _text(f"{_CPUS}(?:,{_CPUS})*", "2", "0,4-6"),
+            _text(rf"{_CPUS}(?:\s*,\s*{_CPUS})*", "2", "0,4-6"),
             {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 8191}},
         ]
     },

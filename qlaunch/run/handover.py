@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from qlaunch.errors import HostError, Problem
 from qlaunch.host.net import open_tap
 from qlaunch.plan.model import Plan, PlannedNic
+from qlaunch.run.account import as_account
 from qlaunch.run.claims import Claim
 from qlaunch.run.info import CONTROL, QMP
 from qlaunch.vm.sockets import listen_unix
@@ -64,6 +65,9 @@ def _open_all(plan: Plan, handover: Handover, lock: int, claims: dict[str, int])
             handover.keep(planned.number, socket.detach())
         elif planned.kind == "file":
             handover.keep(planned.number, _open_file(planned.of, planned.writable))
+        elif planned.kind == "serial":
+            with as_account(plan):
+                handover.keep(planned.number, _append_to(planned.of))
     for nic in plan.nics:
         if nic.kind == "tap":
             _open_nic(handover, nic)
@@ -77,6 +81,17 @@ def _open_nic(handover: Handover, nic: PlannedNic) -> None:
         handover.keep(number, _open_file("/dev/vhost-net", writable=True))
     if nic.bridge:
         handover.taps[name] = nic.bridge
+
+
+def _append_to(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise HostError(
+            Problem("the serial port's file cannot be written", where=path,
+                    found=error.strerror or str(error))
+        ) from None
 
 
 def _open_file(path: str, writable: bool) -> int:

@@ -82,10 +82,11 @@ def read_info(runtime_dir: str) -> Info | None:
 def machine_names(base: str) -> list[str]:
     """Machines with a runtime directory: running, or leaving something behind."""
     with contextlib.suppress(OSError):
-        return sorted(
-            entry.name for entry in os.scandir(base)
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-        )
+        with os.scandir(base) as entries:
+            return sorted(
+                entry.name for entry in entries
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+            )
     return []
 
 
@@ -116,15 +117,15 @@ def find_qemu(runtime_dir: str) -> int | None:
 
 
 def _processes() -> Iterator[int]:
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            yield int(entry.name)
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit():
+            yield int(name)
 
 
 def _open_files(pid: int) -> Iterator[tuple[int, int]]:
     with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            found = _identity(entry.path)
+        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+            found = _identity(f"/proc/{pid}/fd/{name}")
             if found is not None:
                 yield found
 

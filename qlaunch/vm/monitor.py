@@ -11,7 +11,7 @@ import contextlib
 import errno
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
 
@@ -129,10 +129,7 @@ class Monitor:
                     raise HostError("QEMU ended before it answered on QMP")
             task.result()
         except BaseException:
-            task.cancel()
-            await asyncio.wait((task,))
-            if not task.cancelled():
-                task.exception()  # collected, or asyncio would complain of it
+            await _drop(task)
             await monitor.close()
             if isinstance(where, socket.socket):
                 where.close()
@@ -143,13 +140,14 @@ class Monitor:
         sock = await _dial(where) if isinstance(where, str) else where
         try:
             await self._client.connect(sock)
-        except ConnectError as error:
-            raise HostError(
-                Problem("QMP could not be started", found=_reason(error.exc))
-            ) from None
-        finally:
-            if self._client.runstate is not Runstate.RUNNING:
-                sock.close()
+        except (ConnectError, AssertionError, asyncio.CancelledError) as error:
+            # The library asserts that the connection has not ended again within its connect().
+            cause = error.exc if isinstance(error, ConnectError) else await self._disconnect()
+            sock.close()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            found = _reason(cause or error)
+            raise HostError(Problem("QMP could not be started", found=found)) from None
         self._socket = sock
         self._attendant = asyncio.ensure_future(self._attend())
 
@@ -173,9 +171,17 @@ class Monitor:
         """Wait until the connection is over, by whichever side. All events are in the queues."""
         await self._over.wait()
 
-    def listen(self) -> contextlib.AbstractContextManager[Events]:
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[Events]:
         """A queue of its own for a second reader of events, for the length of a `with` block."""
-        return _Listening(self._also, ended=self.closed)
+        events = Events()
+        if self.closed:
+            events.end()
+        self._also.append(events)
+        try:
+            yield events
+        finally:
+            self._also.remove(events)
 
     async def execute(
         self,
@@ -191,12 +197,15 @@ class Monitor:
         """
         if self.lost:
             raise HostError(Problem(f"{command} was not sent to QEMU", found=self.lost))
+        task = asyncio.ensure_future(self._client.execute(command, arguments))
         try:
-            return await asyncio.wait_for(self._client.execute(command, arguments), timeout)
+            # Not wait_for(): before Python 3.12 it may swallow a cancellation.
+            await asyncio.wait((task,), timeout=timeout)
+            if not task.done():
+                raise HostError(f"QEMU did not answer {command} within {timeout:g} s")
+            return task.result()
         except ExecuteError as error:
             raise QmpError(command, error.error.error.class_, error.error.error.desc) from None
-        except asyncio.TimeoutError:
-            raise HostError(f"QEMU did not answer {command} within {timeout:g} s") from None
         except QMPError as error:
             if self._client.runstate is Runstate.RUNNING:
                 raise HostError(Problem(f"{command} failed", found=_reason(error))) from None
@@ -204,6 +213,8 @@ class Monitor:
             raise HostError(
                 Problem(f"the connection ended before QEMU answered {command}", found=self.lost)
             ) from None
+        finally:
+            await _drop(task)
 
     async def close(self) -> None:
         """End the connection; QEMU runs on. All of its tasks are over when this returns."""
@@ -221,16 +232,22 @@ class Monitor:
         reason = "the connection was closed"
         try:
             ended = await first(None, self._ended(), self._stop.wait())
-            try:
-                await self._client.disconnect()
-            except Exception as error:
-                if ended == 0:
-                    reason = _reason(error)
+            cause = await self._disconnect()
+            if ended == 0 and cause is not None:
+                reason = _reason(cause)
         finally:
             self.lost = reason
             self._over.set()
             for queue in (self.events, *self._also):
                 queue.end()
+
+    async def _disconnect(self) -> Exception | None:
+        """Collect what the library's tasks ended with."""
+        try:
+            await self._client.disconnect()
+        except Exception as error:
+            return error
+        return None
 
     async def _ended(self) -> None:
         while self._client.runstate is Runstate.RUNNING:
@@ -247,19 +264,12 @@ class Monitor:
         return False
 
 
-class _Listening(contextlib.AbstractContextManager[Events]):
-    def __init__(self, queues: list[Events], *, ended: bool) -> None:
-        self._queues = queues
-        self._events = Events()
-        if ended:
-            self._events.end()
-
-    def __enter__(self) -> Events:
-        self._queues.append(self._events)
-        return self._events
-
-    def __exit__(self, *_: object) -> None:
-        self._queues.remove(self._events)
+async def _drop(task: asyncio.Task[Any]) -> None:
+    """Have a task over and its exception collected, or asyncio would complain of it."""
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.exception()
 
 
 async def _dial(path: str) -> socket.socket:

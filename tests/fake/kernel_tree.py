@@ -122,8 +122,10 @@ class KernelTree:
 
     def driver_of(self, address: str) -> str | None:
         """By the link."""
-        link = self.device(address) / "driver"
-        return link.readlink().name if link.is_symlink() else None
+        try:
+            return (self.device(address) / "driver").readlink().name
+        except FileNotFoundError:
+            return None
 
     def read(self, address: str, name: str) -> str:
         """One of the device's files."""

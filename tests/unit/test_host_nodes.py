@@ -1,4 +1,4 @@
-"""Device nodes, modules and huge pages against the fake kernel; every step has a handler."""
+"""Power, device nodes, modules and huge pages against the fake kernel; every step has a handler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from qlaunch.host.handlers import HANDLERS
 from qlaunch.host.memory import ReserveHugePagesHandler
 from qlaunch.host.modules import LoadModuleHandler
 from qlaunch.host.nodes import OwnGroupHandler, OwnNodeHandler
-from qlaunch.plan.steps import STEP_KINDS, LoadModule, OwnGroup, OwnNode, ReserveHugePages
+from qlaunch.host.pci import HoldPowerHandler
+from qlaunch.plan.steps import (
+    STEP_KINDS,
+    HoldPower,
+    LoadModule,
+    OwnGroup,
+    OwnNode,
+    ReserveHugePages,
+)
 from qlaunch.values import HostPath, PciAddress
 from tests.fake.kernel import FakeKernel
 from tests.fake.kernel_tree import snapshot
@@ -24,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarn
 
 UID = 1234 if os.geteuid() == 0 else os.geteuid()
 GID = 1234 if os.geteuid() == 0 else os.getegid()
+GPU = PciAddress("0000:01:00.0")
 NODE = OwnNode(path=HostPath("/dev/kvm"), uid=UID, gid=GID, mode=0o600)
 GROUP = OwnGroup(address=PciAddress("0000:01:00.0"), group=7, uid=UID, gid=GID)
 PAGES = ReserveHugePages(size=2 << 20, count=8)
@@ -114,8 +123,9 @@ def test_udev_is_waited_for(kernel: FakeKernel) -> None:
     late.start()
     start = time.monotonic()
     OwnNodeHandler().apply(kernel.host(settle=2.0), NODE, {})
+    passed = time.monotonic() - start
     late.join()
-    assert 0.1 < time.monotonic() - start < 1.5
+    assert 0.1 < passed < 1.5
 
 
 def test_modules(kernel: FakeKernel) -> None:
@@ -228,3 +238,25 @@ def test_a_page_size_the_host_does_not_have(kernel: FakeKernel) -> None:
         ReserveHugePagesHandler().capture(
             kernel.host(), ReserveHugePages(size=1 << 30, count=1)
         )
+
+
+def test_d3cold_is_held_and_let_go(kernel: FakeKernel) -> None:
+    kernel.add_device(GPU, driver="bochs")
+    handler, step, host = HoldPowerHandler(), HoldPower(address=GPU), kernel.host()
+    before = snapshot(kernel.root)
+    captured = handler.capture(host, step)
+    handler.apply(host, step, captured)
+    assert kernel.read(GPU, "d3cold_allowed") == "0"
+    handler.undo(host, step, captured)
+    handler.undo(host, step, captured)
+    assert snapshot(kernel.root) == before
+
+
+def test_d3cold_where_there_is_none(kernel: FakeKernel) -> None:
+    kernel.add_device(GPU, driver="bochs")
+    (kernel.root / "sys/devices/pci0000:00" / GPU / "d3cold_allowed").unlink()
+    handler, step, host = HoldPowerHandler(), HoldPower(address=GPU), kernel.host()
+    captured = handler.capture(host, step)
+    handler.apply(host, step, captured)
+    assert handler.undo(host, step, captured) is None
+    assert kernel.log() == []

@@ -10,8 +10,8 @@ import pytest
 
 from qlaunch.errors import HostError, StuckError
 from qlaunch.host.handler import Host
-from qlaunch.host.pci import HoldPowerHandler, TakeDeviceHandler
-from qlaunch.plan.steps import HoldPower, TakeDevice
+from qlaunch.host.pci import TakeDeviceHandler
+from qlaunch.plan.steps import TakeDevice
 from qlaunch.values import PciAddress, PciId
 from tests.fake.kernel import FakeKernel
 from tests.fake.kernel_tree import HANG, Fault, snapshot
@@ -265,7 +265,7 @@ def test_a_hanging_unbind_passes_its_deadline(kernel: FakeKernel) -> None:
     waited: list[str] = []
     host = kernel.host(deadline=0.1, on_wait=lambda what, _: waited.append(what))
     captured = HANDLER.capture(host, TAKE)
-    with pytest.raises(StuckError, match="unbinding .* from bochs"):
+    with pytest.raises(StuckError, match=f"unbinding {GPU} from bochs"):
         HANDLER.apply(host, TAKE, captured)
 
 
@@ -286,23 +286,3 @@ def test_runtime_power_control_is_as_it_was(kernel: FakeKernel) -> None:
     captured = take(host)
     HANDLER.undo(host, TAKE, captured)
     assert snapshot(kernel.root) == before
-
-
-def test_d3cold_is_held_and_let_go(kernel: FakeKernel) -> None:
-    handler, step, host = HoldPowerHandler(), HoldPower(address=GPU), kernel.host()
-    before = snapshot(kernel.root)
-    captured = handler.capture(host, step)
-    handler.apply(host, step, captured)
-    assert kernel.read(GPU, "d3cold_allowed") == "0"
-    handler.undo(host, step, captured)
-    handler.undo(host, step, captured)
-    assert snapshot(kernel.root) == before
-
-
-def test_d3cold_where_there_is_none(kernel: FakeKernel) -> None:
-    (kernel.root / "sys/devices/pci0000:00" / GPU / "d3cold_allowed").unlink()
-    handler, step, host = HoldPowerHandler(), HoldPower(address=GPU), kernel.host()
-    captured = handler.capture(host, step)
-    handler.apply(host, step, captured)
-    assert handler.undo(host, step, captured) is None
-    assert kernel.log() == []

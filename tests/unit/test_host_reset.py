@@ -36,18 +36,20 @@ def resets(kernel: FakeKernel) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def test_a_stale_list_is_probed_again_and_only_that(kernel: FakeKernel) -> None:
+def test_auto_leaves_a_stale_list_alone_because_probing_it_again_cannot_be_undone(
+    kernel: FakeKernel,
+) -> None:
     captured = HANDLER.capture(kernel.host(), AUTO)
     HANDLER.apply(kernel.host(), AUTO, captured)
-    assert kernel.read(A, "reset_method") == "pm"
-    assert kernel.log() == [f"sys/bus/pci/devices/{A}/reset_method default"]
+    assert kernel.read(A, "reset_method") == "pm bus"
+    assert kernel.log() == []
     told = HANDLER.undo(kernel.host(), AUTO, captured)
     assert told == "0000:01:00.0 was reset (pm); 0000:01:00.1 was reset (flr)"
     assert resets(kernel) == [A, B]
-    assert kernel.read(A, "reset_method") == "pm"  # the kernel takes "bus" back from nobody
+    assert kernel.read(A, "reset_method") == "pm bus"
 
 
-def test_a_bus_reset_of_a_card_alone_is_no_stale_list(tmp_path: Path) -> None:
+def test_a_card_alone_on_its_bus_is_reset_by_its_bus(tmp_path: Path) -> None:
     kernel = FakeKernel(tmp_path)
     kernel.add_device(A, driver="vfio-pci", methods="bus")
     step, before = ResetDevices(addresses=(A,)), snapshot(tmp_path)

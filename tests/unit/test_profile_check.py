@@ -135,6 +135,15 @@ error: vm.toml:3: cpu.pin.vcpus: 3 entries listed for 4 vCPUs
   found:   sockets = 1, cores = 4, threads = 1
 hint: one entry a vCPU, in order; an entry may be a list such as "2,10\"""",
     ),
+    "more pins": (
+        """\
+cpu.pin.vcpus = [0, 1]
+""",
+        """\
+error: vm.toml:1: cpu.pin.vcpus: 2 entries listed for 1 vCPUs
+  found:   sockets = 1, cores = 1, threads = 1
+hint: one entry a vCPU, in order; an entry may be a list such as "2,10\"""",
+    ),
     "empty pin": (
         """\
 [cpu]

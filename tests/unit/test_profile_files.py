@@ -259,6 +259,11 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     assert "larger than 1 MiB, which no profile is\n  found:   107374182400 bytes" in told(path)
 
 
+def test_a_file_that_hides_its_size() -> None:
+    message = told(Path("/proc/self/pagemap"))
+    assert message == "error: DIR/pagemap: larger than 1 MiB, which no profile is"
+
+
 def test_a_link_is_followed_and_relative_paths_stay_beside_it(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "x.toml").write_text(BOOT, encoding="utf-8")

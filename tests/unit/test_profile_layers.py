@@ -48,11 +48,11 @@ def test_tables_merge_lists_of_tables_append_other_values_replace(tmp_path: Path
     assert [source.path.name for source in loaded.sources] == ["vm.toml", "base.toml"]
     assert loaded.sources[0].text.startswith("extends")
     assert {key: loaded.origin(key) for key in (
-        "guest", "cpu.cores", "cpu.threads", "cpu.flags", "cpu.flags[0]", "disk[0].file",
+        "guest", "cpu.cores", "cpu.threads", "cpu.flags", "cpu.flags[1]", "disk[0].file",
         "disk[1]", "disk[1].file", "disk[1].bus", "balloon", "stop.timeout", "no such key!",
     )} == {
         "guest": "base.toml:1", "cpu.cores": "vm.toml:3", "cpu.threads": "base.toml:4",
-        "cpu.flags": "vm.toml:4", "cpu.flags[0]": "vm.toml:4", "disk[0].file": "base.toml:7",
+        "cpu.flags": "vm.toml:4", "cpu.flags[1]": "vm.toml:4", "disk[0].file": "base.toml:7",
         "disk[1]": "vm.toml:5", "disk[1].file": "vm.toml:6", "disk[1].bus": "vm.toml:5",
         "balloon": "base.toml:8", "stop.timeout": "", "no such key!": "",
     }
@@ -191,31 +191,24 @@ def test_a_wide_fan_ends(tmp_path: Path) -> None:
         ("machine.memory=8G", "machine.memory", 8 << 30),
         ('machine.memory="8G"', "machine.memory", 8 << 30),
         ("cpu.hyperv=['vapic']", "cpu.hyperv", ("vapic",)),
-        ("name=a=b", "name", None),
         ("qemu.env.A=x = y", "qemu.env", {"A": "x = y"}),
         ('qemu.env."A.B"=1 2', "qemu.env", {"A.B": "1 2"}),
         ('qemu.env={"A" = "x"}', "qemu.env", {"A": "x"}),
-        ("qemu.env.A=1\nB = 2", None, None),
+        ("qemu.env.A=1\nB = 2", "qemu.env", {"A": "1\nB = 2"}),
         ("cpu={cores=2}", "cpu.cores", 2),
         ("cdrom[0].boot=3", "cdrom[0].boot", 3),
         ("cpu.pin.vcpus=[7]", "cpu.pin.vcpus", ((7,),)),
         ("qemu.args=[]", "qemu.args", ()),
     ],
 )
-def test_set(tmp_path: Path, text: str, key: str | None, expected: object) -> None:
+def test_set(tmp_path: Path, text: str, key: str, expected: object) -> None:
     vm = f"[cpu]\nmodel = 'max'\n{BOOT}"
-    if expected is None:
-        assert "expected a name" in told(tmp_path, text, vm=vm) or "control" in told(
-            tmp_path, text, vm=vm
-        )
-        return
-    assert key is not None
     loaded = load(tmp_path, text, vm=vm)
     value: object = loaded.profile
     for part in parse_key(key):
         value = value[part] if isinstance(part, int) else getattr(value, part)  # type: ignore[index]
     assert value == expected
-    assert loaded.origin(key) == "--set"
+    assert loaded.origin(text.partition("=")[0].strip()) == "--set"
 
 
 def test_set_replaces_and_appends(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ list = [
   1979-05-27 07:32:00,
 ]
 when = 1979-05-27 07:32:00 # h = 1
-float = -1.5e+3
+float = -1.5e+3 # five quotes end a text:
+odd = [\"\"\"]\"\"\"\"\", {u = 1}]
 inline = { i = "}", "j k" = {l = [ ]}, m.n = '#' }
 [ table . "x y" ]
 o = 1
@@ -82,15 +83,16 @@ def test_odd_spellings(newline: str) -> None:
     lines = key_lines(text)
     assert {path: lines[path] for path in (
         ("a",), ("q.uoted",), ("multi",), ("d",), ("list", 0), ("list", 1), ("list", 2, 0, "e"),
-        ("list", 2, 0, "f", "g", 1), ("list", 3), ("when",), ("inline", "j k", "l"),
-        ("table", "x y", "o"), ("many",), ("many", 0, "sub", "q"), ("many", 1), ("many", 1, "p"),
-        ("many", 1, "deep", 0, "r"), ("many", 1, "deep", 0, "s", "t"),
+        ("list", 2, 0, "f", "g", 1), ("list", 3), ("when",), ("odd", 1, "u"),
+        ("inline", "j k", "l"), ("table", "x y", "o"), ("many",), ("many", 0, "sub", "q"),
+        ("many", 1), ("many", 1, "p"), ("many", 1, "deep", 0, "r"),
+        ("many", 1, "deep", 0, "s", "t"),
     )} == {
         ("a",): 2, ("q.uoted",): 3, ("multi",): 5, ("d",): 9, ("list", 0): 12, ("list", 1): 13,
         ("list", 2, 0, "e"): 14, ("list", 2, 0, "f", "g", 1): 15, ("list", 3): 16, ("when",): 18,
-        ("inline", "j k", "l"): 20, ("table", "x y", "o"): 22, ("many",): 23,
-        ("many", 0, "sub", "q"): 26, ("many", 1): 28, ("many", 1, "p"): 29,
-        ("many", 1, "deep", 0, "r"): 31, ("many", 1, "deep", 0, "s", "t"): 33,
+        ("odd", 1, "u"): 20, ("inline", "j k", "l"): 21, ("table", "x y", "o"): 23,
+        ("many",): 24, ("many", 0, "sub", "q"): 27, ("many", 1): 29, ("many", 1, "p"): 30,
+        ("many", 1, "deep", 0, "r"): 32, ("many", 1, "deep", 0, "s", "t"): 34,
     }
     assert not {("b",), ("c",), ("no",), ("two",), ("h",)} & set(lines)
 
@@ -103,7 +105,7 @@ def test_deep_nesting_ends() -> None:
 
 KEYS = st.one_of(
     st.text("abcXYZ019_-", min_size=1, max_size=4),
-    st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=4),
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=4),
 )
 TEXTS = st.text(st.sampled_from("ab#[]{}=,.\"'\\\n\r\t é\x7f"), max_size=12)
 LEAVES = st.one_of(

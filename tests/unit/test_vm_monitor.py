@@ -25,15 +25,8 @@ def with_server(tmp_path: Path, talk: Talk, client: Callable[[str], Awaitable[No
     """Run `client` against a server whose every connection is served by `talk`."""
     path = str(tmp_path / "qmp")
 
-    async def served(reader: Reader, writer: Writer) -> None:
-        with contextlib.suppress(ConnectionError):
-            await talk(reader, writer)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
     async def main() -> None:
-        server = await asyncio.start_unix_server(served, path)
+        server = await asyncio.start_unix_server(served(talk), path)
         try:
             await client(path)
         finally:
@@ -41,6 +34,19 @@ def with_server(tmp_path: Path, talk: Talk, client: Callable[[str], Awaitable[No
             await server.wait_closed()
 
     run(main())
+
+
+def served(talk: Talk) -> Talk:
+    """`talk`, and the connection closed after it."""
+
+    async def serve(reader: Reader, writer: Writer) -> None:
+        with contextlib.suppress(ConnectionError):
+            await talk(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    return serve
 
 
 async def command(reader: Reader) -> dict[str, str]:
@@ -132,9 +138,16 @@ def test_bad_answers(
 
 
 def test_loss_while_nobody_asks_is_quiet_and_told_later(tmp_path: Path) -> None:
+    over = asyncio.Event()
+
+    async def greeted(reader: Reader, writer: Writer) -> None:
+        await session(reader, writer)
+        await over.wait()
+
     async def client(path: str) -> None:
         monitor = await Monitor.connect(path)
         assert not monitor.closed
+        over.set()
         with monitor.listen() as events:
             await monitor.wait_closed()
             assert await events.get() is None
@@ -145,6 +158,15 @@ def test_loss_while_nobody_asks_is_quiet_and_told_later(tmp_path: Path) -> None:
             await monitor.execute("cont")
         assert caught.value.problems[0].found == "QEMU closed the connection"
         await monitor.close()
+
+    with_server(tmp_path, greeted, client)
+
+
+def test_the_end_right_after_the_start(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        with pytest.raises(HostError, match="QEMU closed the connection"):
+            async with await Monitor.connect(path) as monitor:
+                await monitor.execute("query-status")
 
     with_server(tmp_path, session, client)
 
@@ -190,6 +212,30 @@ def test_late_answer_does_not_disturb_the_next(tmp_path: Path) -> None:
             assert await monitor.execute("second") == "second"
 
     with_server(tmp_path, talk, client)
+
+
+def test_cancellation_is_not_lost_to_an_answer_that_comes_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        monitor = Monitor()
+        answered = asyncio.Event()
+
+        async def execute(*_: object) -> object:
+            await answered.wait()
+            return {}
+
+        monkeypatch.setattr(monitor._client, "execute", execute)
+        task = asyncio.ensure_future(monitor.execute("quit"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        answered.set()
+        await asyncio.sleep(0)  # the inner task is done, the outer has not been woken
+        task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+
+    run(main())
 
 
 def test_events_reach_all_readers(tmp_path: Path) -> None:
@@ -243,7 +289,7 @@ def test_a_path_that_appears_late(tmp_path: Path) -> None:
     async def main() -> None:
         waiting = asyncio.ensure_future(Monitor.connect(path, timeout=30))
         assert await first(0.05, asyncio.wait((waiting,))) is None
-        server = await asyncio.start_unix_server(session, path)
+        server = await asyncio.start_unix_server(served(replies()), path)
         await (await waiting).close()
         server.close()
         with pytest.raises(HostError, match="QMP could not be reached"):

@@ -4,7 +4,9 @@ the host's state to compare before and after.
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,7 +37,7 @@ timeout = "3s"
 class Machine:
     """One profile in a directory of its own."""
 
-    def __init__(self, directory: Path, disk: Path, name: str = "lab7", seconds: int = 12) -> None:
+    def __init__(self, directory: Path, disk: Path, name: str = "lab7", seconds: int = 600) -> None:
         self.name = name
         self.path = directory / f"{name}.toml"
         self.path.write_text(PROFILE.format(root=ROOT, name=name, seconds=seconds))
@@ -93,6 +95,25 @@ def qlaunch(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[st
         [sys.executable, "-m", "qlaunch", *words], capture_output=True, text=True, check=False,
         timeout=timeout, stdin=subprocess.DEVNULL, cwd="/",
     )
+
+
+def press_key(name: str) -> None:
+    """A key for the guest, through the monitor that is the user's: our boot sector powers off."""
+    path = f"/run/qlaunch/.by-uid/65534/{name}/qmp.sock"
+    with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rw") as stream:
+        sock.settimeout(30)
+        sock.connect(path)
+        stream.readline()
+        for command in (
+            {"execute": "qmp_capabilities"},
+            {"execute": "human-monitor-command", "arguments": {"command-line": "sendkey ret"}},
+        ):
+            stream.write(json.dumps(command))
+            stream.flush()
+            answer = stream.readline()
+            while '"event"' in answer:
+                answer = stream.readline()
+            assert "return" in answer, answer
 
 
 def host_state() -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from .host import AUDIO, GRAPHICS, NETWORK, USB, card_to_text_mode
-from .machine import ROOT, Machine, Run, host_state, qemu_of, qlaunch, threads
+from .machine import ROOT, Machine, Run, host_state, press_key, qemu_of, qlaunch, threads
 from .monitor import Monitor
 
 pytestmark = pytest.mark.lab
@@ -101,7 +101,7 @@ def test_a_guest_draws_on_the_card_and_the_card_comes_back(
     assert "1234:1111 class 0300" in shown
     assert "8086:2668 class 0403" in shown
     monitor.screendump(screens / f"run{time_round}.png")
-
+    press_key("lab7")
     assert running.wait() == 0, running.said
     assert "0000:01:00.0 is back on bochs-drm" in running.said
     assert "0000:01:00.1 is back on snd_hda_intel" in running.said
@@ -163,7 +163,7 @@ def test_launcher_and_qemu_killed_then_the_next_run_puts_back_first(
     running.process.wait()
     os.kill(qemu_of("lab7"), signal.SIGKILL)
     until(lambda: "left over" in qlaunch("ps").stdout, "both are gone")
-    machine.path.write_text(machine.path.read_text().replace('"12"', '"1"'))
+    machine.path.write_text(machine.path.read_text().replace('"600"', '"1"'))
     again = qlaunch(*machine.words("run"))
     assert again.returncode == 0, again.stderr
     assert "lab7 left something behind" in again.stderr

@@ -1,0 +1,235 @@
+"""The verbs as they are typed, against a real QEMU: run, ps, status, stop, logs, recover."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qlaunch.cli.base import runtime_base
+from qlaunch.run.info import find_qemu
+
+pytestmark = pytest.mark.qemu
+TOP = Path(__file__).parents[2]
+
+PROFILE = """\
+name = "{name}"
+[machine]
+memory = "64M"
+accel = "tcg"
+fw_cfg = {{ "opt/org.qlaunch/name" = "{name}", "opt/org.qlaunch/seconds" = "{seconds}" }}
+[cpu]
+cores = 2
+{cpu}
+[[disk]]
+file = "disk.img"
+boot = 0
+{disk}
+[[serial]]
+type = "file"
+file = "{serial}"
+[stop]
+timeout = "1s"
+"""
+
+
+class Vm:
+    """A profile in a directory of its own, and what it said on its serial port."""
+
+    def __init__(self, directory: Path, name: str, **settings: str) -> None:
+        self.name = name
+        self.path = directory / "it.toml"
+        self.directory = directory
+        self.serial = directory / "serial.log"
+        image = directory / "disk.img"
+        image.write_bytes(
+            (TOP / "qlaunch/data/bootsector.bin").read_bytes().ljust(1 << 20, b"\0")
+        )
+        values = {"seconds": "0", "cpu": "", "disk": "", "serial": str(self.serial)} | settings
+        self.path.write_text(PROFILE.format(name=name, **values))
+
+    @property
+    def runtime(self) -> str:
+        return f"{runtime_base()}/{self.name}"
+
+    def qemu(self) -> int:
+        pid = find_qemu(self.runtime)
+        assert pid is not None
+        return pid
+
+
+def qlaunch(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "qlaunch", *words], capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL, timeout=120,
+    )
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Vm]]:
+    made: list[Vm] = []
+
+    def make(**settings: str) -> Vm:
+        # /tmp itself may be written by others; what root runs must not be below such a place.
+        directory = Path.home() if os.geteuid() == 0 else tmp_path_factory.mktemp("vm")
+        directory = directory / f".qlaunch-test-{os.getpid()}-{len(made)}-{time.monotonic_ns()}"
+        directory.mkdir(mode=0o755)
+        made.append(Vm(directory, f"t{os.getpid()}-{len(made)}", **settings))
+        return made[-1]
+
+    yield make
+    for vm in made:
+        if Path(vm.runtime).exists():
+            qlaunch("stop", vm.name, "--force")
+            qlaunch("recover", vm.name)
+        for path in vm.directory.iterdir():
+            path.unlink()
+        vm.directory.rmdir()
+        state = Path("/var/lib/qlaunch" if os.geteuid() == 0 else
+                     Path.home() / ".local/state/qlaunch") / vm.name
+        for path in state.iterdir() if state.exists() else []:
+            path.unlink()
+        if state.exists():
+            state.rmdir()
+        assert not Path(vm.runtime).exists()
+
+
+Make = Callable[..., Vm]
+
+
+def test_run_to_the_guests_own_end(make: Make) -> None:
+    vm = make(seconds="1")
+    done = qlaunch("run", str(vm.path))
+    assert done.returncode == 0, done.stderr
+    said = vm.serial.read_text()
+    assert f"qlaunch: {vm.name} cpus=2 memory=64M" in said
+    assert "qlaunch: done" in said
+    assert "the guest powered off" in done.stderr
+    assert not Path(vm.runtime).exists()
+    logs = qlaunch("logs", vm.name)
+    assert "[9] the guest runs" in logs.stdout
+    assert "[11] done" in logs.stdout
+    assert qlaunch("plan", str(vm.path), "--diff", "last").stdout == "no difference\n"
+    changed = qlaunch("plan", str(vm.path), "--diff", "last", "--set", "cpu.cores=1")
+    assert "+-smp 1,sockets=1,cores=1,threads=1" in changed.stdout
+
+
+def test_detach_status_and_stop(make: Make) -> None:
+    vm = make()
+    started = qlaunch("run", str(vm.path), "--detach")
+    assert started.returncode == 0, started.stderr
+    assert f"qlaunch stop '{vm.name}'" in started.stdout
+    listed = json.loads(qlaunch("ps", "--json").stdout)
+    mine = next(m for m in listed if m["name"] == vm.name)
+    assert mine["state"] == "running"
+    assert mine["qemu_pid"] == vm.qemu()
+    status = qlaunch("status", vm.name)
+    assert f"{vm.name}: running" in status.stdout
+    assert "2 vCPU(s), 64 MiB" in status.stdout
+    again = qlaunch("run", str(vm.path))
+    assert again.returncode == 1
+    assert "is running" in again.stderr
+    stopped = qlaunch("stop", vm.name)
+    assert stopped.returncode == 0, stopped.stderr
+    assert not Path(vm.runtime).exists()
+    # The guest ignores its power button: the ladder's second rung ended it.
+    assert "telling QEMU to quit" in qlaunch("logs", vm.name).stdout
+
+
+def test_detached_failure_is_told_here(make: Make) -> None:
+    vm = make(disk='addr = "05"')
+    failed = qlaunch("run", str(vm.path), "--detach", "--set", "qemu.args=['-device','nonsense']")
+    assert failed.returncode == 1
+    assert "'nonsense' is not a valid device model name" in failed.stderr
+    assert not Path(vm.runtime).exists()
+
+
+def test_stop_force(make: Make) -> None:
+    vm = make()
+    assert qlaunch("run", str(vm.path), "--detach").returncode == 0
+    assert qlaunch("stop", vm.name, "--force").returncode == 0
+    assert not Path(vm.runtime).exists()
+
+
+def test_launcher_killed_then_recover_watches_again(make: Make) -> None:
+    vm = make(seconds="4")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qlaunch", "run", str(vm.path)], stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    with process:
+        assert process.stderr is not None
+        until(lambda: "the guest runs" in process.stderr.readline(), "runs")  # type: ignore
+        process.kill()
+    assert f"{vm.name}: unsupervised" in qlaunch("status", vm.name).stdout
+    done = qlaunch("recover", vm.name)
+    assert done.returncode == 0, done.stderr
+    assert "watched again" in done.stderr
+    assert not Path(vm.runtime).exists()
+
+
+def test_qemu_killed_is_told(make: Make) -> None:
+    vm = make()
+    assert qlaunch("run", str(vm.path), "--detach").returncode == 0
+    os.kill(vm.qemu(), signal.SIGKILL)
+    until(lambda: not Path(vm.runtime).exists(), "given back")
+    assert "QEMU died (signal SIGKILL)" in qlaunch("logs", vm.name).stdout
+
+
+def test_pins_are_where_the_profile_says(make: Make) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("needs two CPUs")
+    first, last = cpus[0], cpus[-1]
+    others = f'emulator = "{last}", iothreads = "{first}"'
+    vm = make(
+        cpu=f'pin = {{ vcpus = ["{first}", "{last}"], {others} }}', disk="iothread = true"
+    )
+    started = qlaunch("run", str(vm.path), "--detach")
+    assert started.returncode == 0, started.stderr
+    names: dict[str, set[int]] = {}
+    for task in Path(f"/proc/{vm.qemu()}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        names.setdefault(name, set()).update(os.sched_getaffinity(int(task.name)))
+    assert names.pop("CPU 0/TCG") == {first}
+    assert names.pop("CPU 1/TCG") == {last}
+    assert names.pop("IO iothread0") == {first}
+    assert set().union(*names.values()) == {last}
+    assert qlaunch("stop", vm.name, "--now").returncode == 0
+
+
+def test_a_disk_in_use_is_told_by_qemus_own_words(make: Make) -> None:
+    vm = make()
+    rival = make()
+    assert qlaunch("run", str(vm.path), "--detach").returncode == 0
+    refused = qlaunch("run", str(rival.path), "--set", f"disk[0].file={vm.directory}/disk.img")
+    assert refused.returncode == 1
+    assert "lock" in refused.stderr
+    assert qlaunch("stop", vm.name, "--now").returncode == 0
+
+
+def test_no_qemu_and_a_qemu_that_is_none(make: Make) -> None:
+    vm = make()
+    missing = qlaunch("run", str(vm.path), "--set", "qemu.binary=qemu-system-nothing")
+    assert missing.returncode == 1
+    assert "QEMU is not installed" in missing.stderr
+    wrong = qlaunch("run", str(vm.path), "--set", "qemu.binary=/bin/true")
+    assert wrong.returncode == 1
+    assert "does not answer as QEMU does" in wrong.stderr
+    for done in (missing, wrong):
+        assert "Traceback" not in done.stderr
+    assert not Path(vm.runtime).exists()
