@@ -85,7 +85,7 @@ def _holder(path: str, pid: int, nodes: list[str]) -> Holder:
         pid=pid,
         command=command,
         unit=unit.name,
-        remedy=_remedy(command, pid, unit),
+        remedy=_remedy(command, pid, unit, _machine(path) if command.startswith("qemu") else ""),
     )
 
 
@@ -109,11 +109,20 @@ def _unit(path: str) -> _Unit:
     return _Unit()
 
 
-def _remedy(command: str, pid: int, unit: _Unit) -> str:
+def _machine(path: str) -> str:
+    """A QEMU's own name for its machine, from its `-name`."""
+    words = (read_attribute(f"{path}/cmdline") or "").split("\0")
+    if "-name" not in words[:-1]:
+        return ""
+    name = words[words.index("-name") + 1].partition(",")[0]
+    return name.removeprefix("guest=")
+
+
+def _remedy(command: str, pid: int, unit: _Unit, machine: str = "") -> str:
     stem, _, kind = unit.name.rpartition(".")
     session = stem.removeprefix("session-") if stem.startswith("session-") else ""
     if command.startswith("qemu"):
-        return f"shut down the machine that has it (pid {pid})"
+        return f"shut down the machine {machine or 'that has it'} (pid {pid})"
     if stem in _MANAGERS:
         return f"systemctl stop {unit.name}, which ends the desktop"
     if command in _DESKTOPS:

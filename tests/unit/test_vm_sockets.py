@@ -34,6 +34,21 @@ def test_mode_does_not_depend_on_the_umask(tmp_path: Path, mask: int, mode: int)
         os.umask(before)
 
 
+def test_mode_is_there_from_the_first_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+    monkeypatch.setattr(
+        os, "chmod", lambda name, *_, dir_fd: modes.append(os.stat(name, dir_fd=dir_fd).st_mode)
+    )
+    before = os.umask(0)
+    try:
+        listen_unix(str(tmp_path / "s")).close()
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(mode) for mode in modes] == [0o600]
+
+
 def test_path_longer_than_sun_path(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)

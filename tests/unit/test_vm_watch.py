@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from qlaunch.errors import HostError
 from qlaunch.vm.loop import asyncio
-from qlaunch.vm.monitor import Event, Events
+from qlaunch.vm.monitor import Event, Events, Monitor
 from qlaunch.vm.process import Exit, QemuProcess
-from qlaunch.vm.ready import Memory, _Growth, read_memory
+from qlaunch.vm.ready import Memory, _Growth, read_memory, wait_ready
 from qlaunch.vm.ready import describe as describe_memory
+from qlaunch.vm.sockets import listen_unix
 from qlaunch.vm.stop import Patience, Stopped, stop_machine
-from qlaunch.vm.watch import StopRequests, describe, judge
+from qlaunch.vm.watch import End, StopRequests, describe, judge, watch
 from tests.fake.loop import run
 
 
@@ -87,9 +89,45 @@ def test_echoes_are_one_request() -> None:
             requests.request("b")
             assert (requests.count, requests.last, requests.event.is_set()) == (2, "b", True)
 
-    before = signal.getsignal(signal.SIGHUP)
+    def mine(*_: object) -> None:
+        raise AssertionError
+
+    before = signal.signal(signal.SIGHUP, mine)
+    try:
+        run(main())
+        assert signal.getsignal(signal.SIGHUP) is mine
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def child(*argv: str) -> QemuProcess:
+    return QemuProcess.of_child(os.posix_spawnp(argv[0], argv, os.environ))
+
+
+def test_events_read_after_the_exit_still_count() -> None:
+    async def main() -> End:
+        monitor = Monitor()
+        with child("true") as process, StopRequests(()) as requests:
+            process.wait(30)
+            watching = asyncio.ensure_future(watch(monitor, process, requests, timeout=1))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            monitor.events.put(shutdown("guest-shutdown", guest=True)["SHUTDOWN"])
+            monitor.events.end()
+            return await watching
+
+    assert run(main()).reason == "guest"
+
+
+def test_death_before_qmp_was_accepted(tmp_path: Path) -> None:
+    path = str(tmp_path / "qmp")
+
+    async def main() -> None:
+        with child("sh", "-c", "exit 3") as process, listen_unix(path):
+            with pytest.raises(HostError, match=r"ended before it was ready \(status 3\)\n.*words"):
+                await wait_ready(path, process, timeout=600, last_words=lambda: "words")
+
     run(main())
-    assert signal.getsignal(signal.SIGHUP) is before
 
 
 class FakeMonitor:

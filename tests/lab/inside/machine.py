@@ -60,13 +60,14 @@ class Machine:
 
     def start(self, *more: str, program: Sequence[str] = ("-m", "qlaunch")) -> Run:
         """`qlaunch run` in the background."""
-        return Run([sys.executable, *program, *self.words("run", *more)])
+        return Run([sys.executable, *program, *self.words("run", *more)], self.name)
 
 
 class Run:
     """A launcher that was started, with its stderr in a file."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], name: str) -> None:
+        self.name = name
         self.errors = Path(os.environ["QLAUNCH_LAB_RESULTS"]) / "run-stderr.txt"
         with self.errors.open("wb") as sink:
             self.process = subprocess.Popen(
@@ -83,10 +84,12 @@ class Run:
         return self.errors.read_text(errors="replace")
 
     def end(self) -> None:
-        """Kill it if a failed test left it."""
+        """End it and its machine if a failed test left them."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        if (RUN / self.name).exists():
+            qlaunch("stop", self.name, "--force")
 
 
 def qlaunch(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:

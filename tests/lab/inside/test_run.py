@@ -170,11 +170,13 @@ def test_launcher_and_qemu_killed_then_the_next_run_puts_back_first(
 
 
 def test_a_held_device_is_refused_and_its_holder_named(machine: Machine) -> None:
-    with Path("/dev/dri/card0").open("rb"):
+    # Its number grows with each return to its driver.
+    node = next(Path("/dev/dri").glob("card*"))
+    with node.open("rb"):
         refused = qlaunch(*machine.words("run"))
     assert refused.returncode == 1
     assert f"pid {os.getpid()}" in refused.stderr
-    assert "dri/card0" in refused.stderr
+    assert str(node) in refused.stderr
 
 
 def test_a_device_that_moved_is_refused(machine: Machine) -> None:
