@@ -123,7 +123,7 @@ class QemuProcess:
         ended = self._exit if self.pidfd < 0 else self.poll()
         return "running" if ended is None else str(ended)
 
-    def send(self, number: signal.Signals) -> bool:
+    def send(self, number: int) -> bool:
         """Send a signal; False when there is nobody left to receive it."""
         try:
             signal.pidfd_send_signal(self.pidfd, number)

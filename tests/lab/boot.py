@@ -9,6 +9,7 @@ nothing left.
 
 from __future__ import annotations
 
+import compileall
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .hot import ARCHIVE, pack
 from .topology import Topology
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,7 +118,8 @@ def inner_script(topology: Topology, command: Sequence[str]) -> str:
             f"cd {shlex.quote(str(ROOT))}",
             f"export QLAUNCH_LAB_INSIDE=1 QLAUNCH_LAB_TOPOLOGY={topology.name}",
             f"export QLAUNCH_LAB_RESULTS={shlex.quote(str(out))} PYTHONDONTWRITEBYTECODE=1",
-            f"sh {INSIDE}/setup.sh {' '.join(topology.modules)}",
+            f"sh {INSIDE}/setup.sh {shlex.quote(str(out))} {' '.join(topology.modules)}",
+            f"cd {shlex.quote(str(ROOT))}",  # the one that is in memory now
             shlex.join(command),
             f"echo $? > {shlex.quote(str(out / 'exit'))}",
             "",
@@ -144,6 +147,10 @@ def run(topology: Topology, command: Sequence[str], timeout: float = TIMEOUT) ->
     out = results(topology)
     shutil.rmtree(out, ignore_errors=True)
     (out / "screens").mkdir(parents=True)
+    # In there the checkout is read-only and slow: without compiled files each start takes seconds.
+    compileall.compile_dir(ROOT / "qlaunch", quiet=2)
+    compileall.compile_dir(ROOT / "tests", quiet=2)
+    pack(ROOT, out / ARCHIVE)
     script = out / "inner.sh"
     script.write_text(inner_script(topology, command))
     log = out / "console.log"
@@ -151,6 +158,7 @@ def run(topology: Topology, command: Sequence[str], timeout: float = TIMEOUT) ->
         argv = vng(topology, sockets, ["sh", str(script)])
         in_time = _supervise(argv, sink.fileno(), timeout)
     code = out / "exit"
+    (out / ARCHIVE).unlink()
     exit_code = int(code.read_text() or 1) if code.exists() else 1
     return Outcome(exit_code if in_time else TIMED_OUT, log, out / "junit.xml")
 

@@ -75,18 +75,18 @@ def test_fds_are_at_their_numbers_and_nothing_else_is_open(tmp_path: Path, log: 
 
 
 def test_targets_where_a_copy_would_land(tmp_path: Path, log: int) -> None:
-    one, two = _pipes(tmp_path, 2)
-    low, high = os.dup(one), os.dup(two)  # the lowest free numbers: free again, they are targets
+    held = _pipes(tmp_path, 2)
+    low = os.dup(log)  # the lowest free number
     os.close(low)
-    os.close(high)
+    fds = {number: held[number % 2] for number in reversed(range(low, low + 12))}
     try:
-        process = start_qemu(LIST_FDS, fds={high: one, low: two}, stderr_fd=log)
+        process = start_qemu(LIST_FDS, fds=fds, stderr_fd=log)
         found = listed(_text(process, tmp_path))
     finally:
-        os.close(one)
-        os.close(two)
-    assert found[str(high)] == str(tmp_path / "file0")
-    assert found[str(low)] == str(tmp_path / "file1")
+        for fd in held:
+            os.close(fd)
+    for number in fds:
+        assert found[str(number)] == str(tmp_path / f"file{number % 2}")
 
 
 def test_a_source_on_a_standard_number_and_used_twice(tmp_path: Path, log: int) -> None:

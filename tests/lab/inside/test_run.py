@@ -142,10 +142,7 @@ def test_launcher_killed_at_a_stage_then_recover(
 ) -> None:
     machine = Machine(tmp_path, boot_disk, seconds=1)
     run = machine.start(program=(KILLER, str(stage)))
-    try:
-        assert run.wait() == -signal.SIGKILL, run.said
-    finally:
-        run.end()
+    assert run.wait() == -signal.SIGKILL, run.said
     if stage in (8, 9):
         listed = qlaunch("ps")
         assert "unsupervised" in listed.stdout
