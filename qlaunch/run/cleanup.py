@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 
 from qlaunch.run.info import CONTROL, FILE, LOCK, SUPERVISOR, read_info
 from qlaunch.run.journal import FILE_NAME
@@ -20,6 +19,8 @@ def clean_up(base: str, name: str) -> None:
         return
     info = read_info(runtime)
     if info is not None and info.socket_dir != runtime and info.socket_dir.startswith(f"{base}/."):
+        import shutil
+
         shutil.rmtree(info.socket_dir, ignore_errors=True)
     for entry in (CONTROL, "qmp.sock", "spice.sock", "vnc.sock", FILE, f"{FILE}.new"):
         with contextlib.suppress(OSError):

@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from qlaunch.errors import HostError, Problem
-from qlaunch.host.net import open_tap
+from qlaunch.host.tap import open_tap
 from qlaunch.plan.model import Plan, PlannedNic
 from qlaunch.run.account import as_account
-from qlaunch.run.claims import Claim
 from qlaunch.run.info import CONTROL, QMP
 from qlaunch.vm.sockets import listen_unix
+
+if TYPE_CHECKING:
+    from qlaunch.run.claims import Claim
 
 
 class Handover:

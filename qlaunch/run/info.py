@@ -81,12 +81,11 @@ def read_info(runtime_dir: str) -> Info | None:
 
 def machine_names(base: str) -> list[str]:
     """Machines with a runtime directory: running, or leaving something behind."""
-    with contextlib.suppress(OSError):
-        with os.scandir(base) as entries:
-            return sorted(
-                entry.name for entry in entries
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-            )
+    with contextlib.suppress(OSError), os.scandir(base) as entries:
+        return sorted(
+            entry.name for entry in entries
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+        )
     return []
 
 

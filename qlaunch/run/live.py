@@ -34,6 +34,7 @@ class Life(NamedTuple):
     last_words: Callable[[], str]
     before_cont: Callable[[], None]  # what has to be done before the guest runs (taps on bridges)
     stage: Callable[[int, str], None]
+    asked: Callable[[], str] = str  # a stop that was asked for before the loop took the signals
 
 
 def live(process: QemuProcess, life: Life, say: Say) -> End:
@@ -50,6 +51,8 @@ async def _live(process: QemuProcess, life: Life, say: Say) -> End:
     with StopRequests() as requests:
         monitor: Monitor | None = None
         try:
+            if life.asked():
+                requests.request(life.asked())
             life.stage(8, "waiting for QEMU")
             monitor = await _ready_or_stopped(process, life, requests, say)
             pinned = await _pin(monitor, process, life)

@@ -17,27 +17,26 @@ from typing import TYPE_CHECKING
 from qlaunch.argv.render import plan_options, render_argv
 from qlaunch.errors import HostError, Problem, QlaunchError
 from qlaunch.host.handler import Host
-from qlaunch.host.handlers import HANDLERS
-from qlaunch.host.net import NetChild, attach_tap
+from qlaunch.host.net import NetChild
+from qlaunch.host.tap import attach_tap
 from qlaunch.plan.model import Plan
 from qlaunch.plan.steps import LoadModule, MakeBridge, TakeDevice
 from qlaunch.run.account import as_account, run_hooks
-from qlaunch.run.claims import Claim, Owner, take_claims
 from qlaunch.run.cleanup import clean_up
-from qlaunch.run.engine import Engine, Event, Outcome
 from qlaunch.run.handover import Handover, opened
 from qlaunch.run.info import LOCK, SUPERVISOR, info_of, write_info
 from qlaunch.run.journal import FILE_NAME, End, Journal, Stage, create_journal, make_header
 from qlaunch.run.locks import HostLock, make_directory, try_lock
-from qlaunch.run.recover import recover_dead
 from qlaunch.run.story import LOG, QEMU_LOG, Story
-from qlaunch.run.terminal import signals_interrupt, terminal_kept
-from qlaunch.run.verdict import tell_end
+from qlaunch.run.terminal import Interrupts, ended_on_failure, terminal_kept
+from qlaunch.values import CpuSet
 from qlaunch.vm.process import QemuProcess, last_words, log_offset
 from qlaunch.vm.spawn import start_qemu
 
 if TYPE_CHECKING:
     from qlaunch.profile.read import Loaded
+    from qlaunch.run.claims import Claim
+    from qlaunch.run.engine import Engine, Event, Outcome
     from qlaunch.vm.watch import End as MachineEnd
 
 
@@ -60,6 +59,7 @@ class Session:
         self.base = base
         self.terminal = terminal
         self.on_running = on_running
+        self.interrupts = Interrupts(story.say)
         self.net = NetChild()
         self.host = Host(net=self.net, on_wait=self._on_wait)
         self.journal: Journal | None = None
@@ -71,34 +71,53 @@ class Session:
     def run(self) -> int:
         """The whole. Returns the exit code. Raises QlaunchError for what kept the guest from
         running, with the host as it was (or NotRestoredError)."""
-        if any(net.bridge for net in self.loaded.profile.net):
+        if any(net.make_bridge for net in self.loaded.profile.net):
             self.net.start()
-        with signals_interrupt(), contextlib.closing(self.net), contextlib.ExitStack() as stack:
-            self.stage(2, "claiming the name")
-            lock = self._claim_name(stack)
-            self.stage(3, "planning")
-            plan = self.make_plan()
-            self._open_logs(plan, stack)
-            self.stage(4, "claiming the devices")
+        with self.interrupts, contextlib.closing(self.net), contextlib.ExitStack() as stack:
+            try:
+                lock, plan = self._prepare(stack)
+            except KeyboardInterrupt as error:
+                raise HostError(
+                    Problem("interrupted; nothing was changed", found=str(error))
+                ) from None
             return self._carry_out(plan, lock)
+
+    def _prepare(self, stack: contextlib.ExitStack) -> tuple[int, Plan]:
+        """Stages 2 and 3, and the log."""
+        self.stage(2, "claiming the name")
+        lock = self._claim_name(stack)
+        self.stage(3, "planning")
+        plan = self.make_plan()
+        self._open_logs(plan, stack)
+        self.stage(4, "claiming the devices")
+        return lock, plan
 
     def _carry_out(self, plan: Plan, lock: int) -> int:
         end: MachineEnd | None = None
         failure: BaseException | None = None
         try:
-            self._claim_devices(plan)
-            self.journal = create_journal(
-                Path(plan.runtime_dir),
-                make_header(self.host, plan.name, str(self.loaded.sources[0].path)),
-            )
-            run_hooks(plan.profile.hooks.before, plan.account, self.loaded.trusted, self.story.say)
-            self.stage(5, f"{len(plan.steps)} host steps")
-            self._apply(plan)
-            end = self._live(plan, lock)
+            try:
+                end = self._do(plan, lock)
+            finally:
+                self.interrupts.disarm()
         except BaseException as error:
             failure = error
+        from qlaunch.run.verdict import tell_end
+
         outcome = self._give_back(plan, stuck=end is not None and end.reason == "stuck")
         return tell_end(plan.name, end, failure, outcome, self.story)
+
+    def _do(self, plan: Plan, lock: int) -> MachineEnd:
+        """Stages 4 to 9."""
+        self._claim_devices(plan)
+        self.journal = create_journal(
+            Path(plan.runtime_dir),
+            make_header(self.host, plan.name, str(self.loaded.sources[0].path)),
+        )
+        run_hooks(plan.profile.hooks.before, plan.account, self.loaded.trusted, self.story.say)
+        self.stage(5, f"{len(plan.steps)} host steps")
+        self._apply(plan)
+        return self._live(plan, lock)
 
     def stage(self, number: int, text: str) -> None:
         """Enter a stage: told in the journal once there is one, and in the log."""
@@ -121,6 +140,8 @@ class Session:
             )
         stack.callback(os.close, lock)
         if Path(runtime, FILE_NAME).exists():
+            from qlaunch.run.recover import recover_dead
+
             self.story.say(f"{name} left something behind; putting it back first")
             recover_dead(self.base, name, self.story.say, self.host)
         supervisor = try_lock(f"{runtime}/{SUPERVISOR}")
@@ -153,6 +174,9 @@ class Session:
         devices = [s.address for s in plan.steps if isinstance(s, TakeDevice)]
         if not devices:
             return
+        from qlaunch.run.claims import Owner, take_claims
+        from qlaunch.run.recover import recover_dead
+
         owner = Owner(plan.name, os.getpid(), time.time())
         with HostLock(self.base, self.story.say):
             self.claims = take_claims(self.base, owner, devices)
@@ -163,6 +187,9 @@ class Session:
     def _apply(self, plan: Plan) -> None:
         if not plan.steps or self.journal is None:
             return
+        from qlaunch.host.handlers import HANDLERS
+        from qlaunch.run.engine import Engine
+
         self.engine = Engine(self.host, self.journal, HANDLERS, self._report)
         if all(isinstance(step, MakeBridge | LoadModule) for step in plan.steps):
             self.engine.apply(plan.steps)
@@ -180,9 +207,12 @@ class Session:
             info = info_of(plan, str(self.loaded.sources[0].path), time.time())
             write_info(info)
             offset = log_offset(self.qemu_log)
+            self.interrupts.hold()
             process = self._start(plan, handover)
-        with process, terminal_kept(self.terminal):
-            # Now, while QEMU builds its machine: what takes time and is not needed before.
+        with process, ended_on_failure(process), terminal_kept(self.terminal):
+            # Now, while QEMU builds its machine: what takes time and is not needed before, and
+            # what is needed at the end, when another version may have been installed.
+            from qlaunch.run import verdict  # noqa: F401
             from qlaunch.run.live import Life, live
 
             self._note_start(plan)
@@ -192,6 +222,7 @@ class Session:
                 ready_timeout=plan.ready_timeout, stop_timeout=info.stop_timeout,
                 devices=len(plan.cards), last_words=lambda: last_words(log, offset),
                 before_cont=lambda: self._attach(taps), stage=self._running,
+                asked=lambda: self.interrupts.pending,
             )
             end = live(process, life, self.story.note)
             if end.reason == "died":
@@ -205,7 +236,7 @@ class Session:
         return start_qemu(
             render_argv(plan), fds=handover.fds, stderr_fd=self.qemu_log, account=plan.account,
             memlock=plan.memlock if os.geteuid() == 0 else None,
-            cpus=plan.pins.emulator if plan.pins else None, env=plan.profile.qemu.env,
+            cpus=_starting_cpus(plan), env=plan.profile.qemu.env,
             terminal=uses_terminal,
         )
 
@@ -223,7 +254,7 @@ class Session:
 
     def _attach(self, taps: dict[str, str]) -> None:
         for ifname, bridge in taps.items():
-            attach_tap(self.host, ifname, bridge)
+            attach_tap(ifname, bridge)
         self.net.close()
 
     def _running(self, number: int, text: str) -> None:
@@ -237,8 +268,12 @@ class Session:
     def _give_back(self, plan: Plan, *, stuck: bool) -> Outcome:
         with contextlib.suppress(OSError):
             self.stage(10, "giving back")
+        from qlaunch.run.engine import Outcome
+
         outcome = Outcome()
         if self.engine is not None and self.engine.pending:
+            if any(isinstance(step, MakeBridge) for step in self.engine.pending):
+                self.net.start()  # its import overlaps the return of the devices
             with contextlib.ExitStack() as stack:
                 try:
                     stack.enter_context(HostLock(self.base, self.story.say))
@@ -261,10 +296,11 @@ class Session:
         return outcome
 
     def _drop_claims(self, keep_files: bool) -> None:
-        from qlaunch.run.claims import drop_claims
+        if self.claims:
+            from qlaunch.run.claims import drop_claims
 
-        drop_claims(self.claims, keep_files=keep_files)
-        self.claims = []
+            drop_claims(self.claims, keep_files=keep_files)
+            self.claims = []
 
     def _report(self, event: Event) -> None:
         if event.kind in ("applying", "undoing"):
@@ -274,3 +310,16 @@ class Session:
 
     def _on_wait(self, what: str, seconds: float) -> None:
         self.story.say(f"still waiting for the kernel: {what} ({seconds:.0f} s)")
+
+
+def _starting_cpus(plan: Plan) -> CpuSet | None:
+    """Where QEMU starts: on the emulator's CPUs, so that every thread of its own stays there.
+
+    While it touches all of a hugepage guest's memory it may use the vCPUs' CPUs as well.
+    """
+    pins = plan.pins
+    if pins is None or pins.emulator is None:
+        return None
+    if plan.profile.machine.hugepages is False:
+        return pins.emulator
+    return CpuSet(cpu for cpus in (pins.emulator, *pins.vcpus) for cpu in cpus)

@@ -233,3 +233,27 @@ def test_no_qemu_and_a_qemu_that_is_none(make: Make) -> None:
     for done in (missing, wrong):
         assert "Traceback" not in done.stderr
     assert not Path(vm.runtime).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("stage", range(2, 12))
+def test_a_signal_at_any_stage_ends_the_run_and_leaves_nothing(
+    make: Make, stage: int, number: signal.Signals
+) -> None:
+    vm = make()
+    words = [str(TOP / "tests/fake/at_stage.py"), str(int(number)), str(stage)]
+    process = subprocess.Popen(
+        [sys.executable, *words, "run", str(vm.path)], stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    with process:
+        assert process.stderr is not None
+        if stage > 9:  # reached once the guest has ended
+            until(lambda: "the guest runs" in process.stderr.readline(), "runs")  # type: ignore
+            assert qlaunch("stop", vm.name, "--force").returncode == 0
+        said = process.stderr.read()
+    assert process.returncode == (0 if stage == 9 else 1), said
+    assert "Traceback" not in said
+    assert not Path(vm.runtime).exists()
+    if stage > 9:
+        assert "still giving back" in said

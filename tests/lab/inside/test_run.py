@@ -20,7 +20,7 @@ from .monitor import Monitor
 pytestmark = pytest.mark.lab
 
 TAKEN = (GRAPHICS, AUDIO, NETWORK, USB)
-KILLER = str(ROOT / "tests/lab/inside/die_at_stage.py")
+AT_STAGE = str(ROOT / "tests/fake/at_stage.py")
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_launcher_killed_at_a_stage_then_recover(
     stage: int, tmp_path: Path, boot_disk: Path
 ) -> None:
     machine = Machine(tmp_path, boot_disk, seconds=1)
-    run = machine.start(program=(KILLER, str(stage)))
+    run = machine.start(program=(AT_STAGE, str(int(signal.SIGKILL)), str(stage)))
     assert run.wait() == -signal.SIGKILL, run.said
     if stage in (8, 9):
         listed = qlaunch("ps")
