@@ -1,85 +1,33 @@
-"""Bridges and taps, and the only import of pyroute2.
+"""Bridges, and the only import of pyroute2.
 
 That import takes 0.15 s and 25 MiB, which the launcher does not want to carry while a guest runs:
 `NetChild` is a forked helper that imports it while other work goes on, serves requests over a
 socket pair and takes the memory with it when it ends. `Links` does the same work in this process.
-A tap is opened through /dev/net/tun and is not persistent: it vanishes, from its bridge too, with
-the last process that has it open.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
 import os
 import select
 import signal
 import socket
-import struct
 from contextlib import suppress
 from typing import Any, NoReturn
+
+from msgspec.json import decode, encode
 
 from qlaunch import children
 from qlaunch.errors import HostError, Problem, StuckError
 from qlaunch.host.handler import Captured, Host, Net
 from qlaunch.plan.steps import MakeBridge
 
-TUNSETIFF = 0x400454CA
-IFF_TAP = 0x0002
-IFF_MULTI_QUEUE = 0x0100
-IFF_NO_PI = 0x1000
-IFF_VNET_HDR = 0x4000
-_IFREQ = struct.Struct("16sH22x")
 _MESSAGE = 1 << 16
-
-_TAP_HINTS = {
-    errno.EBUSY: "another process has this tap open",
-    errno.EPERM: "opening a new tap needs root; an existing one must belong to you",
-    errno.EINVAL: "a link of this name is no tap, or was made with another number of queues",
-    errno.ENOENT: "modprobe tun",
-    errno.ENODEV: "modprobe tun",
-}
 
 
 def preload() -> None:
     """Import pyroute2 in this process."""
     import pyroute2  # noqa: F401
-
-
-def open_tap(name: str | None, queues: int, vnet_hdr: bool) -> tuple[str, list[int]]:
-    """Open a tap, one fd a queue, and return its name: the kernel's choice when `name` is None.
-
-    The fds are close-on-exec. Raises HostError; nothing is open and no tap is left then.
-    """
-    flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0)
-    flags |= IFF_MULTI_QUEUE if queues > 1 else 0
-    ifname = name or "tap%d"
-    fds: list[int] = []
-    try:
-        for _ in range(queues):
-            fds.append(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
-            reply = fcntl.ioctl(fds[-1], TUNSETIFF, _IFREQ.pack(ifname.encode(), flags))
-            ifname = _IFREQ.unpack(reply)[0].rstrip(b"\0").decode()
-    except OSError as error:
-        for fd in fds:
-            os.close(fd)
-        raise HostError(
-            Problem(
-                "the tap cannot be opened", where=name or "", found=error.strerror or "",
-                hint=_TAP_HINTS.get(error.errno or 0, ""),
-            )
-        ) from error
-    return ifname, fds
-
-
-def attach_tap(host: Host, ifname: str, bridge: str, mtu: int | None = None) -> None:
-    """Plug a tap into a bridge and bring it up. Raises HostError when the bridge is not there.
-
-    Without `mtu` the tap gets the bridge's: a smaller one would lower the whole bridge's
-    (net/bridge/br_if.c br_mtu_auto_adjust).
-    """
-    _net(host).call("attach", ifname=ifname, bridge=bridge, mtu=mtu)
 
 
 class MakeBridgeHandler:
@@ -115,7 +63,7 @@ class Links:
     """Requests carried out in this process."""
 
     def call(self, verb: str, **arguments: Any) -> Captured:
-        """find, make, remove, attach. Raises HostError with the kernel's reason."""
+        """find, make, remove. Raises HostError with the kernel's reason."""
         from pyroute2 import IPRoute
         from pyroute2.netlink.exceptions import NetlinkError
 
@@ -124,7 +72,7 @@ class Links:
                 answer: Captured = getattr(self, f"_{verb}")(ip, **arguments)
                 return answer
         except NetlinkError as error:
-            where = str(arguments.get("name") or arguments.get("ifname"))
+            where = str(arguments.get("name"))
             hint = "this needs root" if error.code == errno.EPERM else ""
             found = os.strerror(error.code)
             raise HostError(Problem(f"cannot {verb} the link", where, found, hint=hint)) from error
@@ -155,19 +103,6 @@ class Links:
             ip.link("del", index=link["index"])
         return {"removed": not ports, "ports": ports}
 
-    def _attach(self, ip: Any, ifname: str, bridge: str, mtu: int | None) -> Captured:
-        master, tap = _link(ip, bridge), _link(ip, ifname)
-        if master is None or _kind(master) != "bridge":
-            problem = "is no bridge" if master else "does not exist"
-            hint = "make_bridge = true makes it, or: ip link add NAME type bridge"
-            raise HostError(Problem(f"the bridge {bridge} {problem}", where=bridge, hint=hint))
-        if tap is None:
-            raise HostError(Problem("the tap is gone", where=ifname))
-        ip.link("set", index=tap["index"], mtu=mtu or master.get("mtu"))
-        ip.link("set", index=tap["index"], master=master["index"])
-        ip.link("set", index=tap["index"], state="up")
-        return {}
-
 
 class NetChild:
     """The helper process. `start` begins the import; `call` starts it when it is not running."""
@@ -195,7 +130,7 @@ class NetChild:
         assert self._socket is not None  # noqa: S101 - for the type checker
         with children.held_signals():
             try:
-                self._socket.send(json.dumps([verb, arguments]).encode())
+                self._socket.send(encode([verb, arguments]))
                 poll = select.poll()
                 poll.register(self._socket, select.POLLIN)
                 if not poll.poll(1000 * self.deadline):
@@ -209,7 +144,7 @@ class NetChild:
         if not raw:
             self.close()
             raise HostError(Problem("the network helper ended unexpectedly"))
-        answer: Captured = json.loads(raw)
+        answer: Captured = decode(raw)
         if "problem" in answer:
             raise HostError(Problem(*answer["problem"]))
         return answer
@@ -234,14 +169,14 @@ def _serve(theirs: socket.socket) -> NoReturn:
         preload()
         links = Links()
         while raw := theirs.recv(_MESSAGE):
-            verb, arguments = json.loads(raw)
+            verb, arguments = decode(raw)
             try:
                 answer = links.call(verb, **arguments)
             except HostError as error:
                 answer = {"problem": list(error.problems[0])}
             except Exception as error:
                 answer = {"problem": [f"cannot {verb} the link", "", str(error)]}
-            theirs.send(json.dumps(answer).encode())
+            theirs.send(encode(answer))
     finally:
         os._exit(0)
 
