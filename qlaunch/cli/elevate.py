@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import NoReturn
 
@@ -38,6 +37,8 @@ def become_root(plan: Plan, detach: bool) -> NoReturn:
 
 def root_command(terminal: bool, env: dict[str, str]) -> list[str] | None:
     """The argv that runs this very command as root; None when nothing can ask for a password."""
+    import shutil
+
     kept = [name for name in KEPT if name in env]
     own = [sys.executable, "-m", "qlaunch", *sys.argv[1:]]
     if shutil.which("sudo") and (terminal or not env.get("DISPLAY")):

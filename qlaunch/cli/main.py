@@ -103,15 +103,33 @@ def _dispatch(words: list[str]) -> int:
             ]
         )
         return EXIT_USAGE
+    _import_msgspec()
     module = importlib.import_module(f"qlaunch.cli.{VERBS[verb][0]}")
     parser = Parser(
         prog=f"qlaunch {verb}", description=module.__doc__, epilog=module.EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        formatter_class=_formatter, allow_abbrev=False,
     )
     module.add_arguments(parser)
     result: int = module.run(parser.parse_args(words[1:]))
     sys.stdout.flush()
     return result
+
+
+def _import_msgspec() -> None:
+    """Without typing_extensions, which it would take where one happens to be installed, and inspect
+    and ast with it: 10 ms for what `typing` has."""
+    if "typing_extensions" in sys.modules:
+        return
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # refuses the import
+    try:
+        import msgspec  # noqa: F401
+    finally:
+        del sys.modules["typing_extensions"]
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """80 columns like all our texts; to ask the terminal, argparse imports shutil at each start."""
+    return argparse.RawDescriptionHelpFormatter(prog, width=78)
 
 
 def _usage() -> str:

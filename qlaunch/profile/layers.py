@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from qlaunch.errors import Problem, ProfileError, UsageError
 from qlaunch.profile.files import OpenError, shown
 from qlaunch.profile.keys import KeyPath, key_text, parse_key, spell_key
-from qlaunch.profile.lines import key_lines
 
 Tree = dict[str, Any]
 MAX_DEPTH = 16
@@ -100,6 +99,8 @@ class Collector:
 
     def _base(self, layer: Layer, number: int, text: str, chain: tuple[Layer, ...]) -> None:
         def fault(message: str, found: str = "", hint: str = "") -> None:
+            from qlaunch.profile.lines import key_lines
+
             lines = key_lines(layer.text)
             line = lines.get(("extends", number)) or lines.get(("extends",), 1)
             place = f"{shown(layer.path.name)}:{line}: extends"

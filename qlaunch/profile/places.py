@@ -14,7 +14,6 @@ from qlaunch.errors import Problem
 from qlaunch.profile.files import shown
 from qlaunch.profile.keys import KeyPath, key_text
 from qlaunch.profile.layers import Layer, Override, Tree, is_tables
-from qlaunch.profile.lines import key_lines
 
 COMMAND_LINE = "--set"
 _NOWHERE = 1 << 30  # behind all lines of a file
@@ -51,6 +50,8 @@ class Places:
 
     @cached_property
     def _lines(self) -> list[dict[KeyPath, int]]:
+        from qlaunch.profile.lines import key_lines
+
         return [key_lines(layer.text) for layer in self._layers]
 
     @cached_property
