@@ -25,7 +25,7 @@ TAP_FLAGS = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
 SIOCSIFFLAGS, SIOCBRADDIF, SIOCGIFINDEX = 0x8914, 0x89A2, 0x8933
 IFF_UP = 1
 DIAL_EVERY = 0.001
-PATIENCE = 60.0
+PATIENCE = 20.0
 
 
 def by_hand(machine: Machine) -> float:
@@ -93,7 +93,7 @@ class Qmp:
                 time.sleep(DIAL_EVERY)
         self._socket.settimeout(PATIENCE)
         self._lines = self._socket.makefile("rb")
-        self._lines.readline()
+        # Before the greeting: QEMU reads it first of all, and so no event can be missed.
         self.ask("qmp_capabilities")
 
     def __enter__(self) -> Qmp:

@@ -116,7 +116,7 @@ def _host() -> dict[str, str]:
     )
     cpu = next(_fields("/proc/cpuinfo", "model name"), "")
     return {
-        "cpu": f"{os.cpu_count()} × {cpu}", "kernel": os.uname().release,
+        "cpu": f"{os.cpu_count()} x {cpu}", "kernel": os.uname().release,
         "qemu": done.stdout.split()[3], "python": sys.version.split()[0],
         "load": f"{os.getloadavg()[0]:.1f}", "libvirt": libvirt.version(),
     }
