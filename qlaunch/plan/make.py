@@ -65,8 +65,8 @@ def make_plan(profile: Profile, facts: HostFacts) -> Plan:
         accel=accel, accel_why=accel_why, display=display, display_why=display_why,
         runtime_dir=paths.runtime, socket_dir=paths.sockets, state_dir=paths.state,
         steps=tuple(steps), fds=tuple(draft.fds), ports=ports, disks=disks, nics=nics,
-        cards=cards, serials=serials, places=places, pins=pins, account=draft.account, memlock=memlock(draft),
-        ready_timeout=ready_timeout(draft),
+        cards=cards, serials=serials, places=places, pins=pins, account=draft.account,
+        memlock=memlock(draft), ready_timeout=ready_timeout(draft),
         problems=tuple(draft.problems + draft.slots.problems),
     )
 
@@ -99,11 +99,21 @@ def _serials(draft: Draft, paths: Paths) -> tuple[PlannedSerial, ...]:
 def _uuid(profile: Profile) -> tuple[str, str]:
     if profile.uuid is not None:
         return profile.uuid.lower(), "uuid"
-    derived = uuid.uuid5(uuid.NAMESPACE_URL, f"qlaunch:{profile.name}")
-    return str(derived), "rule: the uuid is derived from the name (uuid5 of qlaunch:NAME)"
+    derived = _uuid5(f"qlaunch:{profile.name}")
+    return derived, "rule: the uuid is derived from the name (uuid5 of qlaunch:NAME)"
 
 
 def _singles(draft: Draft, accel: str) -> dict[str, Place]:
+def _uuid5(name: str) -> str:
+    """uuid.uuid5(NAMESPACE_URL, name), whose hashlib loads OpenSSL: 3 ms, and 3 MiB for good."""
+    try:
+        from _sha1 import sha1  # type: ignore[import-not-found]  # as `random` takes its own
+    except ImportError:
+        from hashlib import sha1
+    digest = sha1(uuid.NAMESPACE_URL.bytes + name.encode(), usedforsecurity=False).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=5))
+
+
     """Places of the devices a machine has at most one of, and of extra controllers."""
     profile = draft.profile
     places: dict[str, Place] = {}
