@@ -103,7 +103,6 @@ def _uuid(profile: Profile) -> tuple[str, str]:
     return derived, "rule: the uuid is derived from the name (uuid5 of qlaunch:NAME)"
 
 
-def _singles(draft: Draft, accel: str) -> dict[str, Place]:
 def _uuid5(name: str) -> str:
     """uuid.uuid5(NAMESPACE_URL, name), whose hashlib loads OpenSSL: 3 ms, and 3 MiB for good."""
     try:
@@ -114,6 +113,7 @@ def _uuid5(name: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
+def _singles(draft: Draft, accel: str) -> dict[str, Place]:
     """Places of the devices a machine has at most one of, and of extra controllers."""
     profile = draft.profile
     places: dict[str, Place] = {}
