@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from qlaunch.run.manual import bind
 
     facts, devices = asked_devices(args.address)
-    problems = [p for d in devices for p in obstacles(facts, d, force=args.force)]
+    problems = obstacles(facts, devices, force=args.force)
     if any(p.severity == "error" for p in problems):
         raise HostError(problems)
     tell(problems)

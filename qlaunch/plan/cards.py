@@ -7,6 +7,8 @@ not while its virtual functions are on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qlaunch.facts.model import DISPLAY_CLASS, PciDevice
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import Place, PlannedCard, PlannedPort
@@ -15,19 +17,21 @@ from qlaunch.profile.devices import Pci
 from qlaunch.values import GuestSlot, PciAddress
 
 VGA_CLASS = 0x0300
+_LIST = "qlaunch devices lists what there is"
 
 
 def plan_cards(draft: Draft) -> tuple[tuple[PlannedPort, ...], tuple[PlannedCard, ...]]:
     """Root ports and cards, in profile order; a card's other functions follow it."""
     chosen = _choose(draft)
     ports: dict[tuple[str, str], PlannedPort] = {}
-    functions: dict[str, int] = {}
-    for _, _, address, _ in chosen:
-        functions[address.slot_name] = functions.get(address.slot_name, 0) + 1
+    families: dict[str, list[Pci]] = {}
+    for _, pci, address, _ in chosen:
+        families.setdefault(card_of(address), []).append(pci)
     cards: list[PlannedCard] = []
     straight = 0
     for key, pci, address, companion in chosen:
-        kind = _port_kind(draft, pci, address)
+        family = families[card_of(address)]
+        kind = _port_kind(draft, pci, family)
         if kind == "none":
             slot = draft.slots.take("pci", straight, key, pci.addr)
             straight += 1
@@ -35,11 +39,20 @@ def plan_cards(draft: Draft) -> tuple[tuple[PlannedPort, ...], tuple[PlannedCard
             several = False
         else:
             port = _port(draft, ports, kind, address, key)
-            slot = pci.addr or GuestSlot(f"00.{address.function}")
+            slot = pci.addr or GuestSlot(f"00.{_function(address)}")
             where = Place(port.id, slot)
-            several = functions[address.slot_name] > 1 and slot.function == 0
+            several = len(family) > 1 and slot.function == 0
         cards.append(_card(draft, key, pci, address, companion, where, several))
     return tuple(ports.values()), tuple(cards)
+
+
+def card_of(address: PciAddress) -> str:
+    """What the functions of one card share; of an id that no device here has, the id."""
+    return address.slot_name if "." in address else str(address)
+
+
+def _function(address: PciAddress) -> int:
+    return address.function if "." in address else 0
 
 
 def _choose(draft: Draft) -> list[tuple[str, Pci, PciAddress, bool]]:
@@ -50,7 +63,8 @@ def _choose(draft: Draft) -> list[tuple[str, Pci, PciAddress, bool]]:
         key = f"pci[{index}]"
         address = _address(draft, key, pci)
         if address in seen:
-            draft.problem("this device is named twice", f"{key}.device", found=str(address))
+            draft.problem("this device is named twice", f"{key}.device", found=str(address),
+                          hint="drop one of the two [[pci]] tables")
             continue
         seen.add(address)
         chosen.append((key, pci, address, False))
@@ -58,7 +72,7 @@ def _choose(draft: Draft) -> list[tuple[str, Pci, PciAddress, bool]]:
             chosen += [
                 (key, pci, d.address, True)
                 for d in draft.facts.pci or ()
-                if d.address.slot_name == address.slot_name
+                if d.address.slot_name == card_of(address)
                 and d.address != address
                 and not _named(draft, d)
             ]
@@ -79,15 +93,14 @@ def _address(draft: Draft, key: str, pci: Pci) -> PciAddress:
         found = draft.facts.device(written)
         if found is None:
             draft.problem(
-                "this host has no such PCI device", f"{key}.device", found=str(written),
-                hint="qlaunch devices lists what there is",
+                "this host has no such PCI device", f"{key}.device", found=str(written), hint=_LIST,
             )
         elif pci.id is not None and found.id != pci.id:
             moved = [d.address for d in draft.facts.pci if d.id == pci.id]
             draft.problem(
                 f"another device stands at {written}", f"{key}.id",
                 found=str(found.id), allowed=str(pci.id),
-                hint=f"{pci.id} is now at {', '.join(moved)}" if moved else "has it been removed?",
+                hint=f"{pci.id} is now at {', '.join(moved)}" if moved else _LIST,
             )
         return written
     matches = [d.address for d in draft.facts.pci if d.id == pci.device.id]
@@ -97,12 +110,12 @@ def _address(draft: Draft, key: str, pci: Pci) -> PciAddress:
         "this host has no such PCI device" if not matches else "several devices have this id",
         f"{key}.device",
         found=f"{pci.device} at {', '.join(matches)}" if matches else str(pci.device),
-        hint="name one by its address" if matches else "qlaunch devices lists what there is",
+        hint=f'name one by its address: device = "{matches[0].short}"' if matches else _LIST,
     )
     return matches[0] if matches else PciAddress(pci.device)
 
 
-def _port_kind(draft: Draft, pci: Pci, address: PciAddress) -> str:
+def _port_kind(draft: Draft, pci: Pci, family: Sequence[Pci]) -> str:
     if draft.is_pc:
         if pci.port not in (None, "none"):
             draft.problem(
@@ -112,10 +125,6 @@ def _port_kind(draft: Draft, pci: Pci, address: PciAddress) -> str:
         return "none"
     if pci.port is not None:
         return pci.port
-    family = [
-        p for p in draft.profile.pci
-        if p.device.address and p.device.address.slot_name == address.slot_name
-    ]
     explicit = next((p.port for p in family if p.port), None)
     if explicit:
         return explicit
@@ -127,7 +136,7 @@ def _port(
     key: str,
 ) -> PlannedPort:
     """The port of this host card; functions of one card share it."""
-    known = ports.get((kind, address.slot_name))
+    known = ports.get((kind, card_of(address)))
     if known is not None:
         return known
     number = len(ports)
@@ -141,7 +150,7 @@ def _port(
         type=kind, addr=addr, chassis=number + 1, port=number + 1,
         multifunction=number == 0, why=f"{key}.port",
     )
-    ports[kind, address.slot_name] = port
+    ports[kind, card_of(address)] = port
     return port
 
 
@@ -159,7 +168,7 @@ def _card(
         )
     multifunction = several if pci.multifunction is None or companion else pci.multifunction
     return PlannedCard(
-        id=f"hostdev{index}" + (f".{address.function}" if companion else ""),
+        id=f"hostdev{index}" + (f".{_function(address)}" if companion else ""),
         key=key, address=address, place=where, multifunction=multifunction,
         x_vga=pci.x_vga and not companion,
         rom=None if companion else pci.rom, rombar=None if companion else pci.rombar,

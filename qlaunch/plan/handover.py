@@ -36,10 +36,10 @@ def groups(facts: HostFacts) -> list[Group]:
 def _group(facts: HostFacts, number: int | None, devices: Iterable[PciDevice]) -> Group:
     members = tuple(devices)
     draft = Draft(Profile(name=VmName("devices")), facts, None)
-    check_iommu(draft)
+    check_iommu(draft, "")
     candidates = [d for d in members if not d.is_bridge]
     for device in candidates:
-        check_device(draft, device, str(device.address))
+        check_device(draft, device, "")
     if not candidates:
         draft.problem("only bridges, which stay with the host", "")
     return Group(
@@ -49,11 +49,16 @@ def _group(facts: HostFacts, number: int | None, devices: Iterable[PciDevice]) -
     )
 
 
-def obstacles(facts: HostFacts, device: PciDevice, *, force: bool = False) -> list[Problem]:
-    """What stands against taking one device by hand; `force` lets processes be warned of only."""
+def obstacles(
+    facts: HostFacts, devices: Iterable[PciDevice], *, force: bool = False
+) -> list[Problem]:
+    """What stands against taking devices by hand; `force` lets processes be warned of only."""
     draft = Draft(Profile(name=VmName("devices")), facts, None)
-    check_device(draft, device, str(device.address))
-    soft = {str(h) for h in device.holders or () if h.kind == "process"}
+    check_iommu(draft, "")
+    soft: set[str] = set()
+    for device in devices:
+        check_device(draft, device, "")
+        soft |= {str(h) for h in device.holders or () if h.kind == "process"}
     return [
         p._replace(severity="warning") if force and any(h in p.message for h in soft) else p
         for p in draft.problems

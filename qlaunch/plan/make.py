@@ -48,7 +48,7 @@ def make_plan(profile: Profile, facts: HostFacts) -> Plan:
     draft.fd("lock")
     draft.fd("control")
     draft.fd("qmp")
-    places = _singles(draft, accel)
+    places = _singles(draft)
     disks = plan_storage(draft)
     nics, bridges = plan_network(draft, vm_uuid)
     ports, cards = plan_cards(draft)
@@ -113,7 +113,7 @@ def _uuid5(name: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def _singles(draft: Draft, accel: str) -> dict[str, Place]:
+def _singles(draft: Draft) -> dict[str, Place]:
     """Places of the devices a machine has at most one of, and of extra controllers."""
     profile = draft.profile
     places: dict[str, Place] = {}
@@ -126,11 +126,6 @@ def _singles(draft: Draft, accel: str) -> dict[str, Place]:
     for index, controller in enumerate(profile.controller):
         slot = draft.slots.take("controller", index, f"controller[{index}]", controller.addr)
         places[controller.id or f"{controller.type}{index}"] = Place(draft.bus, slot)
-    if accel == "tcg" and profile.cpu.model == "host":
-        draft.problem(
-            'cpu.model = "host" needs KVM; the guest gets "max", all that QEMU can emulate',
-            "cpu.model", severity="note",
-        )
     return places
 
 

@@ -99,4 +99,7 @@ def _check_tap(draft: Draft, net: Net, key: str) -> None:
             hint=f"ip tuntap add {net.tap} mode tap user $USER; or name a bridge instead",
         )
     elif link.kind != "tap":
-        draft.problem(f"{link.name} is a {link.kind} link, not a tap", f"{key}.tap")
+        draft.problem(
+            f"{link.name} is a {link.kind} link, not a tap", f"{key}.tap",
+            hint="name a tap, or with bridge = … one that is made for the run",
+        )

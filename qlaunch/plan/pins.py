@@ -30,11 +30,12 @@ def check_cpus(draft: Draft, cpus: CpuSet, where: str) -> None:
     offline = CpuSet(c for c in cpus if c in known and c not in online)
     if absent:
         draft.problem(
-            f"this host has no CPU {absent}", where, found=str(cpus),
+            f"this host has no CPU{'s' * (len(absent) > 1)} {absent}", where, found=str(cpus),
             allowed=f"online CPUs {online}", hint="lscpu -e shows them",
         )
     if offline:
         draft.problem(
-            f"CPU {offline} is offline", where, found=str(cpus), allowed=f"online CPUs {online}",
+            f"CPU {offline} is offline" if len(offline) == 1 else f"CPUs {offline} are offline",
+            where, found=str(cpus), allowed=f"online CPUs {online}",
             hint=f"echo 1 > /sys/devices/system/cpu/cpu{offline[0]}/online",
         )

@@ -10,6 +10,9 @@ from qlaunch.plan.steps import ReserveHugePages, Step
 MIN_QEMU = (6, 2, 0)
 HUGE = {"2M": 2 << 20, "1G": 1 << 30}
 _GIB = 1 << 30
+_INSTALL = (
+    "install qemu-system-x86 (Debian, Arch), qemu-system-x86-core (Fedora) or qemu-x86 (SUSE)"
+)
 
 # Device types that a profile's key needs, and the package that brings them where they are modules.
 _DISPLAY_PACKAGES = {
@@ -45,21 +48,26 @@ def check_qemu(draft: Draft) -> None:
     """A QEMU that is missing, too old, or lacks the machine type."""
     qemu = draft.facts.qemu
     if qemu is None:
+        binary = draft.profile.qemu.binary
+        path = "/" in binary
         draft.problem(
-            "QEMU is not installed", "qemu.binary", found=draft.profile.qemu.binary,
-            hint="apt install qemu-system-x86 (Debian), dnf install qemu-system-x86-core (Fedora), "
-            "pacman -S qemu-system-x86 (Arch)",
+            "there is no such program" if path else "QEMU is not installed: nothing on PATH has "
+            "this name", "qemu.binary", found=binary,
+            hint="name a QEMU for x86_64, or drop the key" if path else _INSTALL,
         )
         return
     if qemu.version < MIN_QEMU:
-        draft.problem("this QEMU is too old", "qemu.binary", found=_dotted(qemu.version),
-                      allowed=f"{_dotted(MIN_QEMU)} or newer")
+        draft.problem("this QEMU is too old", "qemu.binary",
+                      found=f"{qemu.path} {_dotted(qemu.version)}",
+                      allowed=f"{_dotted(MIN_QEMU)} or newer",
+                      hint="install a newer one, and name it with [qemu] binary")
     machine = draft.profile.machine.type
     if qemu.machines and machine not in qemu.machines:
         near = [m for m in qemu.machines if m.rsplit("-", 1)[0] == machine.rsplit("-", 1)[0]]
         draft.problem(
-            "this QEMU has no such machine", "machine.type", found=machine,
-            allowed=", ".join(near[-6:]) or "q35, pc", hint=f"it is QEMU {_dotted(qemu.version)}",
+            f"QEMU {_dotted(qemu.version)} has no such machine", "machine.type", found=machine,
+            allowed=", ".join(near[-4:]) or "q35, pc",
+            hint=f"{qemu.path} -machine help lists them",
         )
 
 
@@ -106,7 +114,7 @@ def plan_hugepages(draft: Draft) -> list[Step]:
     if memory % size:
         draft.problem(
             "the memory is no whole number of huge pages", "machine.hugepages",
-            found=f"{memory} in pages of {size >> 20}M",
+            found=f"{memory} in pages of {size >> 20}M", hint="round machine.memory up",
         )
     pools = [h for n in draft.facts.memory or () for h in n.hugepages if h.size == size]
     if draft.facts.memory and not pools:

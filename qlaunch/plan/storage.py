@@ -108,10 +108,12 @@ def check_file(
     if file.kind == "missing":
         draft.problem("no such file", where, found=file.path, hint=_missing_hint(file.path))
     elif file.kind == "denied":
-        draft.problem("the file cannot be reached by you", where, found=file.path)
+        draft.problem("the file cannot be reached by you", where, found=file.path,
+                      hint=f"namei -l '{file.path}' shows what is in the way")
     elif file.kind not in ("file", "block"):
-        draft.problem(f"this is a {file.kind}, not a disk image or block device", where,
-                      found=file.path)
+        kind = {"char": "character device", "other": "pipe"}.get(file.kind, file.kind)
+        draft.problem(f"this is a {kind}, not a file or block device", where,
+                      found=file.path, hint="name a disk image, a partition or a whole drive")
     else:
         _check_use(draft, file, where, read_only, handed and draft.account is not None)
 
@@ -132,11 +134,13 @@ def _check_use(
         draft.problem(
             "the host has this block device mounted; two writers destroy a file system", where,
             found=f"{file.path} on {', '.join(file.mounted)}",
-            hint=f"umount {file.mounted[0]}" if file.mounted[0] != "/" else "it is the root disk",
+            hint="the host runs from it: name another disk" if "/" in file.mounted
+            else f"umount {' '.join(file.mounted)}",
         )
     elif file.kind == "block" and file.in_use:
         draft.problem("the host uses this block device", where,
-                      found=f"{file.path}: {file.in_use}", hint="take it out of use first")
+                      found=f"{file.path}: {file.in_use}",
+                      hint=f"lsblk '{file.path}' shows what is on it; take that out of use first")
     elif not opened_by_root and not (file.readable and (read_only or file.writable)):
         need = "read" if read_only else "read and write"
         who = "you" if draft.account is None else f"{draft.account.name}, who QEMU runs as,"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qlaunch.facts.model import Holder, PciDevice
-from qlaunch.plan.cards import is_display
+from qlaunch.plan.cards import card_of, is_display
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import PlannedCard
 from qlaunch.plan.steps import HoldPower, LoadModule, OwnGroup, ResetDevices, Step, TakeDevice
@@ -13,7 +13,12 @@ from qlaunch.values import PciAddress
 
 # Drivers that may stay on a group member while VFIO owns the group (driver_managed_dma).
 _VIABLE = ("pci-stub", "pcieport", "shpchp")
-_VITAL = ("mount", "swap", "route", "seat", "lvm", "md")
+# Holder kinds that the host needs, and what the device does for it.
+_VITAL = {
+    "mount": "carries the host's file system", "swap": "carries the host's swap",
+    "route": "carries", "seat": "is", "lvm": "carries a volume of the host,",
+    "md": "carries an array of the host,",
+}
 
 
 def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
@@ -26,7 +31,7 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
     for card in cards:
         device = draft.facts.device(card.address)
         if device is not None:
-            check_device(draft, device, card.key)
+            check_device(draft, device, f"{card.key}.device")
     extra = _companions(draft, cards)
     for device, key in extra:
         key_of[device.address] = key
@@ -60,7 +65,7 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
 def _resets(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
     by_card: dict[str, list[PlannedCard]] = {}
     for card in cards:
-        by_card.setdefault(card.address.slot_name, []).append(card)
+        by_card.setdefault(card_of(card.address), []).append(card)
     steps: list[Step] = []
     for family in by_card.values():
         table = draft.profile.pci[int(family[0].key[4:-1])]
@@ -86,29 +91,28 @@ def _group_nodes(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
     return list(steps.values())
 
 
-def check_iommu(draft: Draft) -> None:
+def check_iommu(draft: Draft, where: str = "pci[0].device") -> None:
     """No IOMMU, no passthrough; without interrupt remapping the kernel refuses (EPERM)."""
     iommu = draft.facts.iommu
     if iommu is None:
         return
     if not iommu.enabled:
         draft.problem(
-            "this host's IOMMU is off, so no device can be handed to a guest", "pci[0].device",
+            "this host's IOMMU is off, so no device can be handed to a guest", where,
             found=iommu.reason, hint=iommu.hint,
         )
     elif iommu.interrupt_remapping is False:
         draft.problem(
             "this host's IOMMU does not remap interrupts; the kernel refuses passthrough",
-            "pci[0].device", found=iommu.reason,
+            where, found=iommu.reason,
             hint=iommu.hint
             or "enable interrupt remapping (x2APIC) in the firmware; only if you trust the guest: "
             "the module option vfio_iommu_type1 allow_unsafe_interrupts=1",
         )
 
 
-def check_device(draft: Draft, device: PciDevice, key: str) -> None:
+def check_device(draft: Draft, device: PciDevice, where: str) -> None:
     """A device that cannot or must not leave the host."""
-    where = f"{key}.device"
     if device.is_bridge:
         draft.problem(
             f"{device.address} is a bridge; VFIO hands over devices, not bridges", where,
@@ -121,7 +125,10 @@ def check_device(draft: Draft, device: PciDevice, key: str) -> None:
             hint=f"echo 0 > /sys/bus/pci/devices/{device.address}/sriov_numvfs, when none is used",
         )
     if device.iommu_group is None and draft.facts.iommu and draft.facts.iommu.enabled:
-        draft.problem(f"{device.address} is in no IOMMU group", where)
+        draft.problem(
+            f"{device.address} is in no IOMMU group, so the kernel cannot confine it", where,
+            hint="qlaunch devices lists the groups; name a device that is in one",
+        )
     check_holders(draft, device, where)
     if is_display(device):
         check_only_card(draft, device, where)
@@ -132,7 +139,7 @@ def check_holders(draft: Draft, device: PciDevice, where: str) -> None:
     for holder in device.holders or ():
         if holder.kind == "link":
             draft.problem(
-                f"{device.address} carries a link that is up: {holder.what}", where,
+                f"{device.address} carries {holder.what}", where,
                 hint=holder.remedy, severity="warning",
             )
         else:
@@ -140,11 +147,9 @@ def check_holders(draft: Draft, device: PciDevice, where: str) -> None:
 
 
 def _held(draft: Draft, device: PciDevice, holder: Holder, where: str) -> None:
-    vital = holder.kind in _VITAL
-    draft.problem(
-        f"{device.address} is {'needed by the host' if vital else 'in use'}: {holder}", where,
-        hint=holder.remedy,
-    )
+    use = _VITAL.get(holder.kind)
+    text = f"is in use: {holder}" if use is None else f"{use} {holder.what}"
+    draft.problem(f"{device.address} {text}", where, hint=holder.remedy)
 
 
 def check_only_card(draft: Draft, device: PciDevice, where: str) -> None:
@@ -183,21 +188,30 @@ def _companions(draft: Draft, cards: Sequence[PlannedCard]) -> list[tuple[PciDev
         if card.iommu_group is None or card.iommu_group in done:
             continue
         done.add(card.iommu_group)
-        policy = draft.profile.pci[int(card.key[4:-1])].group
-        for member in draft.facts.group(card.iommu_group):
-            if member.is_bridge or member.address in passed or _may_stay(member):
-                continue
-            if policy == "take":
-                check_device(draft, member, card.key)
+        others = [
+            m for m in draft.facts.group(card.iommu_group)
+            if not (m.is_bridge or m.address in passed or _may_stay(m))
+        ]
+        if draft.profile.pci[int(card.key[4:-1])].group == "take":
+            for member in others:
+                check_device(draft, member, f"{card.key}.group")
                 extra.append((member, f"{card.key}.group"))
-            else:
-                draft.problem(
-                    f"IOMMU group {card.iommu_group} of {card.address} also holds {member.address} "
-                    f"[{member.id}] on {member.driver}, which the profile does not name",
-                    f"{card.key}.device",
-                    hint='add it as [[pci]], or let it be taken along with group = "take"',
-                )
+        elif others:
+            _not_viable(draft, card, others)
     return extra
+
+
+def _not_viable(draft: Draft, card: PlannedCard, others: Sequence[PciDevice]) -> None:
+    """The kernel hands a group over whole; the profile has to name all that is in it."""
+    own = all(m.address.slot_name == card_of(card.address) for m in others)
+    draft.problem(
+        f"IOMMU group {card.iommu_group} of {card.address} also holds "
+        f"{', '.join(m.address for m in others)}, which the profile does not name",
+        f"{card.key}.device",
+        found="; ".join(f"{m.address} [{m.id}] on {m.driver}" for m in others),
+        hint='functions = "all" hands the whole card over' if own
+        else 'add a [[pci]] for each, or take them from the host with group = "take"',
+    )
 
 
 def _may_stay(member: PciDevice) -> bool:
