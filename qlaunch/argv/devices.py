@@ -180,11 +180,12 @@ def serial_options(plan: Plan) -> list[Option]:
     options = []
     for serial in plan.serials:
         name, why = f"serial{serial.index}", f"serial[{serial.index}].type"
-        if serial.fd is not None:
+        if serial.type == "file" and serial.fd is not None:
             options.append(option("-add-fd", why="rule: QEMU's account cannot open this file",
                                   fd=serial.fd, set=serial.fd, opaque=serial.path))
         if serial.type == "stdio":
-            back = option("-chardev", "stdio", why=why, id=name)
+            # Not QEMU's own stdio: it would share our process group, and die of a Ctrl-C.
+            back = option("-chardev", "socket", why=why, id=name, fd=serial.fd)
         elif serial.type == "socket":
             back = option("-chardev", "socket", why=why, id=name, server=True, wait=False,
                           path=serial.path)

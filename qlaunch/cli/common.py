@@ -57,7 +57,7 @@ def plan_for(loaded: Loaded, snapshot: str | None, *, holders: bool) -> tuple[Ho
     from qlaunch.plan.wanted import facts_wanted
 
     if snapshot is None:
-        facts = read_facts(facts_wanted(loaded.profile, holders=holders))
+        facts = read_facts(facts_wanted(loaded.profile, holders=holders, trusted=loaded.trusted))
     else:
         from pathlib import Path
 

@@ -22,9 +22,15 @@ _NOBODY = 65534  # the overflow uid; the name is `nobody` everywhere, its group 
 
 
 def read_invoker(
-    user: str = "", *, environ: Mapping[str, str] | None = None, euid: int | None = None
+    user: str = "",
+    *,
+    trusted: bool = True,
+    environ: Mapping[str, str] | None = None,
+    euid: int | None = None,
 ) -> Invoker:
-    """`user` is [qemu] user, a name or a uid. Raises HostError when it is nobody's.
+    """`user` is [qemu] user, a name or a uid. Raises HostError when it is nobody's, and when the
+    profile of somebody who asked for root names anybody but them (it is not `trusted`): what it
+    says is run, and opened, as that user.
 
     `environ` and `euid` stand for the process's own (tests).
     """
@@ -33,6 +39,11 @@ def read_invoker(
     asked = _asked(env) if own == 0 else None
     if user:
         entry = _named(user)
+        if not trusted and own == 0 and entry.pw_uid != asked:
+            raise HostError(Problem(
+                "only a profile of root's own may choose whom QEMU runs as", "qemu.user",
+                found=user, hint="leave the key out: QEMU runs as the user who asked",
+            ))
     elif own != 0:
         entry = _known(own)
     elif asked is not None:
@@ -47,7 +58,7 @@ def read_invoker(
         uid=uid,
         gid=primary,
         name=entry.pw_name,
-        home=entry.pw_dir,
+        home=_home(entry, own, env),
         groups=_groups(entry, primary, own),
         runtime_dir=_runtime_dir(uid, own, env),
         display=bool(env.get("DISPLAY") or env.get("WAYLAND_DISPLAY")),
@@ -111,6 +122,12 @@ def _groups(entry: pwd.struct_passwd, gid: int, own: int) -> tuple[int, ...]:
     except OSError:
         members = (group.gr_gid for group in grp.getgrall() if entry.pw_name in group.gr_mem)
         return tuple(sorted({gid, *members}))
+
+
+def _home(entry: pwd.struct_passwd, own: int, env: Mapping[str, str]) -> str:
+    """HOME is an ordinary user's to set; root's environment says nothing of another's."""
+    named = env.get("HOME", "")
+    return named if own and entry.pw_uid == own and named.startswith("/") else entry.pw_dir
 
 
 def _runtime_dir(uid: int, own: int, env: Mapping[str, str]) -> str:

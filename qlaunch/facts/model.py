@@ -245,6 +245,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     links: bool = True
     qemu: str | None = "qemu-system-x86_64"  # binary name or path; None: do not ask
     user: str = ""  # [qemu] user: whom QEMU is to run as
+    trusted: bool = True  # root's own profile: it may name any user
     files: tuple[str, ...] = ()
 
 

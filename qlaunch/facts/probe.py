@@ -31,7 +31,7 @@ def read_facts(wanted: Wanted, root: Path = Path("/")) -> HostFacts:
     from qlaunch.facts.invoker import read_invoker
 
     base = base_of(root)
-    invoker = read_invoker(wanted.user)
+    invoker = read_invoker(wanted.user, trusted=wanted.trusted)
     kernel = read_kernel(root)
     paths = (*wanted.files, _KVM_NODE) if wanted.kvm else wanted.files
     facts = HostFacts(

@@ -5,16 +5,12 @@ Only `make.py` creates one; it does not leave the room.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from qlaunch.errors import Problem, Severity
 from qlaunch.facts.model import HostFacts
 from qlaunch.plan.eras import ERAS, Era
-from qlaunch.plan.model import FIRST_FD, Account, PlannedFd
+from qlaunch.plan.model import FIRST_FD, Account, FdKind, PlannedFd
 from qlaunch.plan.slots import SlotMap
 from qlaunch.profile.profile import Profile
-
-FdKind = Literal["lock", "control", "qmp", "tap", "vhost", "serial", "file", "claim"]
 
 
 class Draft:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 
+from msgspec.structs import replace
+
 from qlaunch.facts.model import HostFacts, HostFile, Invoker
 from qlaunch.plan.cards import plan_cards
 from qlaunch.plan.draft import Draft
@@ -38,7 +40,19 @@ VGA = {"std": "VGA", "cirrus": "cirrus-vga", "qxl": "qxl-vga", "virtio": "virtio
 
 def make_plan(profile: Profile, facts: HostFacts) -> Plan:
     """Decide everything. Faults do not raise: they are `plan.problems` with severity "error",
-    so that a plan can be shown for a machine that lacks the devices; `run` refuses them."""
+    so that a plan can be shown for a machine that lacks the devices; `run` refuses them.
+
+    An ordinary user's plan that needs root is the one root will carry out for them.
+    """
+    plan = _make(profile, facts)
+    invoker = facts.invoker
+    if plan.needs_root and invoker is not None and not invoker.root:
+        asked = replace(invoker, root=True, asked=invoker.uid)
+        plan = _make(profile, replace(facts, invoker=asked))
+    return plan
+
+
+def _make(profile: Profile, facts: HostFacts) -> Plan:
     draft = Draft(profile, facts, _account(facts.invoker, facts.file("/dev/kvm")))
     vm_uuid, uuid_why = _uuid(profile)
     check_qemu(draft)
@@ -78,7 +92,8 @@ def _account(invoker: Invoker | None, kvm: HostFile | None) -> Account | None:
     if kvm is not None and not (kvm.readable and kvm.writable) and kvm.mode & 0o060 == 0o060:
         groups.add(kvm.gid)  # Debian's /dev/kvm is root:kvm 0660
     return Account(
-        uid=invoker.uid, gid=invoker.gid, name=invoker.name, groups=tuple(sorted(groups))
+        uid=invoker.uid, gid=invoker.gid, name=invoker.name, groups=tuple(sorted(groups)),
+        home=invoker.home or "/", runtime_dir=invoker.runtime_dir,
     )
 
 
@@ -92,6 +107,8 @@ def _serials(draft: Draft, paths: Paths) -> tuple[PlannedSerial, ...]:
         elif serial.type == "file":
             path = serial.file or f"{paths.state}/serial{index}.log"
             fd = draft.fd("serial", path) if draft.account is not None else None
+        else:
+            fd = draft.fd("terminal", f"serial{index}")
         serials.append(PlannedSerial(index=index, type=serial.type, path=path, fd=fd))
     return tuple(serials)
 

@@ -25,11 +25,16 @@ class Place(Struct, frozen=True):
     addr: GuestSlot | None = None
 
 
+FdKind = Literal[
+    "lock", "control", "qmp", "tap", "vhost", "serial", "terminal", "file", "claim"
+]
+
+
 class PlannedFd(Struct, frozen=True, kw_only=True):
     """A file descriptor that QEMU inherits under a fixed number, so that plan and run agree."""
 
     number: int
-    kind: Literal["lock", "control", "qmp", "tap", "vhost", "serial", "file", "claim"]
+    kind: FdKind
     of: str = ""  # socket or file path, tap's index, device address
     writable: bool = True
 
@@ -120,6 +125,8 @@ class Account(Struct, frozen=True, kw_only=True):
     gid: int
     name: str
     groups: tuple[int, ...] = ()
+    home: str = "/"
+    runtime_dir: str = ""  # of that user's session: where their sound and display are
 
 
 class Plan(Struct, frozen=True, kw_only=True):

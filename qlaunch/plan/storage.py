@@ -89,11 +89,21 @@ def _protocol(path: str, file: HostFile | None) -> Literal["file", "host_device"
 
 def _fd(draft: Draft, path: str, file: HostFile | None, writable: bool) -> int | None:
     """A fixed fd when root opens what QEMU's own account could not."""
-    if draft.account is None or file is None or file.kind not in ("file", "block"):
+    if file is None or not _opened_by_root(draft, file):
         return None
     if file.readable and (file.writable or not writable):
         return None
     return draft.fd("file", path, writable=writable)
+
+
+def _opened_by_root(draft: Draft, file: HostFile) -> bool:
+    """Root opens any file for a machine of its own, but for a user who asked only block devices:
+    a path that a user wrote must not open root's files to them."""
+    invoker = draft.facts.invoker
+    if draft.account is None or invoker is None:
+        return False
+    own = invoker.asked != draft.account.uid
+    return file.kind == "block" or (own and file.kind == "file")
 
 
 def check_file(
@@ -115,7 +125,7 @@ def check_file(
         draft.problem(f"this is a {kind}, not a file or block device", where,
                       found=file.path, hint="name a disk image, a partition or a whole drive")
     else:
-        _check_use(draft, file, where, read_only, handed and draft.account is not None)
+        _check_use(draft, file, where, read_only, handed and _opened_by_root(draft, file))
 
 
 def _missing_hint(path: str) -> str:

@@ -47,7 +47,8 @@ def run_hooks(
     for words in hooks:
         say(f"hook: {' '.join(words)}")
         pid = start_child(
-            words, fds={1: 2, 2: 2}, setup=setup, env=clean_environment(os.environ, {}), cwd="/"
+            words, fds={1: 2, 2: 2}, setup=setup, cwd="/",
+            env=clean_environment(os.environ, {}, who),
         )
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)

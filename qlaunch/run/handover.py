@@ -6,6 +6,7 @@ All of it is freed by the kernel with the processes that hold it, so none of it 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class Handover:
     def __init__(self) -> None:
         self.fds: dict[int, int] = {}
         self.taps: dict[str, str] = {}
+        self.terminal: socket.socket | None = None  # our end of the serial port on stdio
         self._stack = ExitStack()
 
     def keep(self, number: int, fd: int) -> None:
@@ -64,10 +66,13 @@ def _open_all(plan: Plan, handover: Handover, lock: int, claims: dict[str, int])
             handover.lend(planned.number, claims[planned.of])
         elif planned.kind in paths:
             account = plan.account if planned.kind == "qmp" else None
-            socket = listen_unix(paths[planned.kind], account=account)
-            handover.keep(planned.number, socket.detach())
+            listening = listen_unix(paths[planned.kind], account=account)
+            handover.keep(planned.number, listening.detach())
         elif planned.kind == "file":
             handover.keep(planned.number, _open_file(planned.of, planned.writable))
+        elif planned.kind == "terminal":
+            handover.terminal, theirs = socket.socketpair()
+            handover.keep(planned.number, theirs.detach())
         elif planned.kind == "serial":
             with as_account(plan):
                 handover.keep(planned.number, _append_to(planned.of))

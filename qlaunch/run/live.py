@@ -6,6 +6,9 @@ QEMU takes to build its machine.
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +25,10 @@ from qlaunch.vm.watch import End, StopRequests, watch
 Say = Callable[[str], None]
 
 
+def _silent(text: str) -> None:
+    """Where nobody looks."""
+
+
 class Life(NamedTuple):
     """What supervising a QEMU needs to know."""
 
@@ -34,27 +41,36 @@ class Life(NamedTuple):
     last_words: Callable[[], str]
     before_cont: Callable[[], None]  # what has to be done before the guest runs (taps on bridges)
     stage: Callable[[int, str], None]
+    tell: Say = _silent  # progress, and how a stop goes on, for the user's eyes
+    terminal: socket.socket | None = None  # the serial port on stdio
+    sink: int = 1  # where its output goes
     asked: Callable[[], str] = str  # a stop that was asked for before the loop took the signals
 
 
 def live(process: QemuProcess, life: Life, say: Say) -> End:
     """From a started QEMU to its end. Raises HostError when it never ran; it has ended then."""
+    gc.enable()  # this may take weeks; starting did without
     return asyncio.run(_live(process, life, say))
 
 
 def adopt(process: QemuProcess, life: Life, say: Say) -> End:
     """Watch a QEMU whose launcher is gone. One that never ran is ended: nobody saw it start."""
+    gc.enable()
     return asyncio.run(_adopt(process, life, say))
 
 
 async def _live(process: QemuProcess, life: Life, say: Say) -> End:
-    with StopRequests() as requests:
+    with StopRequests() as requests, _console(life):
         monitor: Monitor | None = None
+
+        def log(text: str) -> None:
+            (life.tell if requests.count else say)(text)
+
         try:
             if life.asked():
                 requests.request(life.asked())
             life.stage(8, "waiting for QEMU")
-            monitor = await _ready_or_stopped(process, life, requests, say)
+            monitor = await _ready_or_stopped(process, life, requests)
             pinned = await _pin(monitor, process, life)
             life.before_cont()
             if requests.event.is_set():
@@ -62,7 +78,7 @@ async def _live(process: QemuProcess, life: Life, say: Say) -> End:
             await monitor.execute("cont")
             life.stage(9, _running_text(pinned))
             return await watch(
-                monitor, process, requests, timeout=life.stop_timeout, log=say,
+                monitor, process, requests, timeout=life.stop_timeout, log=log,
                 devices=life.devices,
             )
         except BaseException:
@@ -74,7 +90,7 @@ async def _live(process: QemuProcess, life: Life, say: Say) -> End:
 
 
 async def _ready_or_stopped(
-    process: QemuProcess, life: Life, requests: StopRequests, say: Say
+    process: QemuProcess, life: Life, requests: StopRequests
 ) -> Monitor:
     """The connected monitor. Raises HostError when QEMU fails, or a stop is asked for first."""
     found: list[Monitor] = []
@@ -83,13 +99,21 @@ async def _ready_or_stopped(
         found.append(
             await wait_ready(
                 life.control, process, timeout=life.ready_timeout, memory=life.memory,
-                on_progress=say, last_words=life.last_words,
+                on_progress=life.tell, last_words=life.last_words,
             )
         )
 
     if await first(None, ready(), requests.event.wait()) == 1:
         raise HostError(Problem("stopped before the guest ran", found=requests.last))
     return found[0]
+
+
+def _console(life: Life) -> contextlib.AbstractContextManager[object]:
+    if life.terminal is None:
+        return contextlib.nullcontext()
+    from qlaunch.vm.console import Console
+
+    return Console(life.terminal, sink=life.sink)
 
 
 async def _pin(monitor: Monitor, process: QemuProcess, life: Life) -> list[Pinned]:

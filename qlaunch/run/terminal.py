@@ -1,9 +1,10 @@
-"""The launcher's signals and terminal around a run, as context managers."""
+"""The launcher's signals and what it holds of a running QEMU, as context managers."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,20 +57,13 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def terminal_kept(uses_terminal: bool) -> Iterator[None]:
-    """QEMU's serial console makes the terminal raw; killed, it cannot undo that itself."""
-    import termios
-
-    saved = None
-    if uses_terminal:
-        with contextlib.suppress(termios.error, OSError):
-            saved = termios.tcgetattr(0)
+def closing(port: socket.socket | None) -> Iterator[None]:
+    """Close our end of the serial port, if there is one."""
     try:
         yield
     finally:
-        if saved is not None:
-            with contextlib.suppress(termios.error, OSError):
-                termios.tcsetattr(0, termios.TCSANOW, saved)
+        if port is not None:
+            port.close()
 
 
 @contextlib.contextmanager

@@ -36,28 +36,20 @@ def start_qemu(
     memlock: int | None = None,
     cpus: CpuSet | None = None,
     env: Mapping[str, str] | None = None,
-    terminal: bool = False,
 ) -> QemuProcess:
     """Start QEMU; returns once the program has been executed, which is before it has read argv.
 
     `fds` maps planned numbers to the fds we hold; ours stay open and are the caller's to close.
-    stdout and stderr go to `stderr_fd` and stdin is /dev/null. With `terminal`, stdin and stdout
-    are ours and QEMU stays in our process group, because a background group may not read a
-    terminal. After HostError, which names the call that failed, no process is left.
+    stdout and stderr go to `stderr_fd` and stdin is /dev/null. After HostError, which names the
+    call that failed, no process is left.
     """
-    held = dict(fds)
-    held[2] = stderr_fd
-    if terminal:
-        held[0], held[1] = 0, 1
-    else:
-        held[1] = stderr_fd
+    held = {**fds, 1: stderr_fd, 2: stderr_fd}
     pid = start_child(
         argv,
         fds=held,
         setup=confinement(account, memlock, cpus),
-        env=clean_environment(os.environ, env or {}),
+        env=clean_environment(os.environ, env or {}, account),
         cwd="/",
-        own_group=not terminal,
     )
     return QemuProcess.of_child(pid)
 
@@ -113,7 +105,17 @@ def _become(account: Account) -> list[Setup]:
     ]
 
 
-def clean_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """What QEMU needs of `base` for display, sound and messages; `extra` wins."""
+def clean_environment(
+    base: Mapping[str, str], extra: Mapping[str, str], account: Account | None = None
+) -> dict[str, str]:
+    """What QEMU needs of `base` for display, sound and messages; `extra` wins.
+
+    Home and session are the account's: root's would be where its sound and display are not.
+    """
     kept = {k: v for k, v in base.items() if k in KEPT or k.startswith(KEPT_PREFIX)}
+    if account is not None:
+        kept["HOME"] = account.home
+        kept.pop("XDG_RUNTIME_DIR", None)
+        if account.runtime_dir:
+            kept["XDG_RUNTIME_DIR"] = account.runtime_dir
     return {"PATH": PATH, **kept, **extra}

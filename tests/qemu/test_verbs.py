@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -257,3 +258,31 @@ def test_a_signal_at_any_stage_ends_the_run_and_leaves_nothing(
     assert not Path(vm.runtime).exists()
     if stage > 9:
         assert "still giving back" in said
+
+
+def test_ctrl_c_at_a_terminal_presses_the_power_button_and_does_not_kill_qemu(make: Make) -> None:
+    vm = make()
+    text = vm.path.read_text().replace('type = "file"', 'type = "stdio"')
+    vm.path.write_text("\n".join(ln for ln in text.splitlines() if "serial.log" not in ln))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = [sys.executable, "-m", "qlaunch", "run", str(vm.path)]
+        os.execv(words[0], words)  # noqa: S606
+    said = ""
+
+    def reads(wanted: str) -> bool:
+        nonlocal said
+        try:
+            said += os.read(terminal, 4096).decode()
+        except OSError:  # EIO: it has ended
+            return True
+        return wanted in said
+
+    until(lambda: reads("qlaunch: done"), "the guest's text is on the terminal")
+    os.write(terminal, b"\x03")
+    until(lambda: reads("all given back"), "it ends")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0, said
+    assert "pressing the power button" in said
+    assert "telling QEMU to quit" in said
