@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
-_PCI_ID = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})")
-_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
-_SIZE = re.compile(r"([0-9]{1,12})(?:([KMGT])(?:i?B)?|B)")
-_DURATION = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,6})?)(ms|s|m|min|h)")
-_SLOT = re.compile(r"(?:0x)?([01]?[0-9a-f])(?:\.([0-7]))?")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,62}")
-_CPU_RANGE = re.compile(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*")
+# Text until it is used: compiling all eight takes longer than parsing a profile.
+_PCI = r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])"
+_PCI_ID = r"([0-9a-f]{4}):([0-9a-f]{4})"
+_MAC = r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
+_SIZE = r"([0-9]{1,12})(?:([KMGT])(?:i?B)?|B)"
+_DURATION = r"([0-9]{1,10}(?:\.[0-9]{1,6})?)(ms|s|m|min|h)"
+_SLOT = r"(?:0x)?([01]?[0-9a-f])(?:\.([0-7]))?"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,62}"
+_CPU_RANGE = r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*"
 _MAX_CPU = 8191  # CONFIG_NR_CPUS of x86_64 distribution kernels
 _MAX_SECONDS = 1e9  # so that the spelling in seconds, to the microsecond, is exact
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -142,7 +143,7 @@ class CpuSet(tuple[int, ...]):
 
 def parse_pci_address(text: str) -> PciAddress:
     """`03:00.0` or `0000:03:00.0` (VMD domains may have up to 8 digits) → PciAddress."""
-    match = _PCI.fullmatch(text.strip().lower())
+    match = re.fullmatch(_PCI, text.strip().lower())
     if not match:
         raise ValueError("a PCI address like 03:00.0 or 0000:03:00.0")
     domain, bus, slot, function = match.groups()
@@ -151,7 +152,7 @@ def parse_pci_address(text: str) -> PciAddress:
 
 def parse_pci_id(text: str) -> PciId:
     """`10de:1200` → PciId."""
-    match = _PCI_ID.fullmatch(text.strip().lower())
+    match = re.fullmatch(_PCI_ID, text.strip().lower())
     if not match:
         raise ValueError("a vendor:device pair like 10de:1200")
     return PciId(match[0])
@@ -169,7 +170,7 @@ def parse_pci_selector(text: str) -> PciSelector:
 
 def parse_guest_slot(text: str) -> GuestSlot:
     """`1c.0`, `5` or `0x5` (always hexadecimal, as QEMU reads `addr=`) → GuestSlot."""
-    match = _SLOT.fullmatch(text.strip().lower())
+    match = re.fullmatch(_SLOT, text.strip().lower())
     if not match:
         raise ValueError("a guest slot like 05 or 1c.0 (hexadecimal, 00 to 1f)")
     return GuestSlot(f"{int(match[1], 16):02x}.{match[2] or 0}")
@@ -177,7 +178,7 @@ def parse_guest_slot(text: str) -> GuestSlot:
 
 def parse_size(text: str) -> Size:
     """`8G`, `512M`, `1024K`, `8GiB`, `512B`: always powers of 1024, as QEMU reads them."""
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip())
     if not match:
         raise ValueError("a size with a unit like 8G or 512M")
     return Size(int(match[1]) * (_UNITS[match[2]] if match[2] else 1))
@@ -185,7 +186,7 @@ def parse_size(text: str) -> Size:
 
 def parse_duration(text: str) -> Duration:
     """`60s`, `500ms`, `2min`, `1h` → seconds."""
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip())
     if not match:
         raise ValueError("a duration with a unit like 60s or 2min")
     seconds = round(float(match[1]) * _SECONDS[match[2]], 6)
@@ -197,7 +198,7 @@ def parse_duration(text: str) -> Duration:
 def parse_mac(text: str) -> MacAddress:
     """`52:54:00:26:7F:96` → MacAddress; multicast and all-zero addresses are refused."""
     mac = text.strip().lower()
-    if not _MAC.fullmatch(mac):
+    if not re.fullmatch(_MAC, mac):
         raise ValueError("a MAC address like 52:54:00:26:7f:96")
     if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         raise ValueError("a unicast MAC address (the first byte even), like 52:54:00:26:7f:96")
@@ -206,7 +207,7 @@ def parse_mac(text: str) -> MacAddress:
 
 def parse_vm_name(text: str) -> VmName:
     """Letters, digits, space and `._+-`, at most 63, not starting with a sign or dot."""
-    if not _NAME.fullmatch(text) or text != text.strip():
+    if not re.fullmatch(_NAME, text) or text != text.strip():
         raise ValueError("a name of letters, digits, spaces and . _ + - (at most 63)")
     return VmName(text)
 
@@ -215,7 +216,7 @@ def parse_cpu_set(text: str) -> CpuSet:
     """`0,4-6` → CpuSet; an empty list, a falling range or a number over 8191 is refused."""
     cpus: set[int] = set()
     for part in text.split(","):
-        match = _CPU_RANGE.fullmatch(part)
+        match = re.fullmatch(_CPU_RANGE, part)
         if not match:
             raise ValueError("a CPU list like 0,4 or 2-5")
         first = int(match[1])

@@ -15,7 +15,7 @@ from qlaunch.profile.profile import Profile
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NUL = re.compile(r"[\x00\ud800-\udfff]")
-_PROPERTY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*\.[A-Za-z0-9_-]+")
+_PROPERTY = r"[A-Za-z][A-Za-z0-9._-]*\.[A-Za-z0-9_-]+"
 
 # Options whose subject qlaunch decides, and what to write instead.
 _OWNED = {
@@ -112,7 +112,7 @@ def _judge_arg(arg: str, following: str) -> Problem | None:
 def check_properties(profile: Profile) -> Iterator[Finding]:
     """`qemu.set` names a property of a device."""
     for key in profile.qemu.set or {}:
-        if not _PROPERTY.fullmatch(key):
+        if not re.fullmatch(_PROPERTY, key):
             yield Finding(
                 ("qemu", "set", key),
                 Problem(

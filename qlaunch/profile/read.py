@@ -59,7 +59,7 @@ _TOML_WORDS = (  # the start of tomli's message, our message and hint
     ("Invalid hex value", *_BACKSLASH),
     ("Escaped character", *_BACKSLASH),
 )
-_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_PLACE = r" \(at (?:line (\d+), column (\d+)|end of document)\)$"
 
 
 class Source(NamedTuple):
@@ -211,7 +211,7 @@ def _parse(text: str, name: str) -> Tree:
 def _toml_problem(error: tomli.TOMLDecodeError, text: str, name: str) -> Problem:
     """tomli's message in this program's words, with place and line."""
     said = str(error)
-    match = _PLACE.search(said)  # tomli before 2.2 has no lineno and colno
+    match = re.search(_PLACE, said)  # tomli before 2.2 has no lineno and colno
     line = getattr(error, "lineno", None) or int((match and match[1]) or text.count("\n") + 1)
     column = getattr(error, "colno", None) or int((match and match[2]) or 1)
     said = said[: match.start()] if match else said

@@ -85,7 +85,7 @@ def test_no_lines_are_counted_unless_asked(
     def refuse(text: str) -> None:
         raise AssertionError("lines were counted")
 
-    monkeypatch.setattr("qlaunch.profile.places.key_lines", refuse)
+    monkeypatch.setattr("qlaunch.profile.lines.key_lines", refuse)
     loaded = read_profile(tmp_path / "win7.toml")
     with pytest.raises(AssertionError, match="counted"):
         loaded.origin("guest")
