@@ -25,6 +25,7 @@ SIOCGIFMTU, SIOCSIFMTU = 0x8921, 0x8922
 SIOCGIFINDEX = 0x8933
 SIOCBRADDIF = 0x89A2
 IFF_UP = 0x0001
+MAX_MTU = 65521  # drivers/net/tun.c: 65535 less an Ethernet header
 _FLAGS = struct.Struct("16sH22x")  # struct ifreq with ifr_flags
 _NUMBER = struct.Struct("16si20x")  # with ifr_ifindex or ifr_mtu
 
@@ -78,7 +79,7 @@ def attach_tap(ifname: str, bridge: str, mtu: int | None = None) -> None:
             raise HostError(Problem("the tap is gone", ifname, error.strerror or "")) from None
         try:
             size = _get(door, SIOCGIFMTU, master) if mtu is None else mtu
-            fcntl.ioctl(door, SIOCSIFMTU, _NUMBER.pack(tap, size))
+            fcntl.ioctl(door, SIOCSIFMTU, _NUMBER.pack(tap, min(size, MAX_MTU)))
             fcntl.ioctl(door, SIOCBRADDIF, _NUMBER.pack(master, index))
             flags = _FLAGS.unpack(fcntl.ioctl(door, SIOCGIFFLAGS, _FLAGS.pack(tap, 0)))[1]
             fcntl.ioctl(door, SIOCSIFFLAGS, _FLAGS.pack(tap, flags | IFF_UP))
