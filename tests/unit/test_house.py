@@ -26,7 +26,8 @@ MAY: dict[str, set[str]] = {
     "host": BASE | {"children", "facts.model", "plan"},
     "vm": BASE | {"children", "plan"},
     "run": BASE | {"children", "profile", "facts", "plan", "argv", "host", "vm"},
-    "cli": BASE | {"__version__", "children", "profile", "facts", "plan", "argv", "host", "vm", "run"},
+    "cli": BASE
+    | {"__version__", "children", "profile", "facts", "plan", "argv", "host", "vm", "run"},
     "__main__": {"cli"},
     "__init__": set(),
 }
