@@ -70,6 +70,22 @@ def write_info(info: Info) -> None:
     os.replace(f"{path}.new", path)  # noqa: PTH105 - pathlib is not imported for a start
 
 
+def note_start(plan: Plan) -> None:
+    """Leave what `plan --diff last` compares with in the state directory, if it can be written."""
+    from shlex import quote
+
+    from qlaunch.argv.render import plan_options
+    from qlaunch.run.account import as_account
+
+    lines = [f"step: {step}" for step in plan.steps]
+    lines += [" ".join(quote(w) for w in option.words) for option in plan_options(plan)]
+    with as_account(plan), contextlib.suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(f"{plan.state_dir}/last", flags, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+
 def read_info(runtime_dir: str) -> Info | None:
     """What the file says; None when there is none, or it cannot be read."""
     try:
