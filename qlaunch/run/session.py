@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qlaunch.argv.render import plan_options, render_argv
+from qlaunch.argv.render import render_argv
 from qlaunch.errors import HostError, Problem, QlaunchError
 from qlaunch.host.handler import Host
 from qlaunch.host.net import NetChild
@@ -24,7 +24,7 @@ from qlaunch.plan.steps import LoadModule, MakeBridge, TakeDevice
 from qlaunch.run.account import as_account, run_hooks
 from qlaunch.run.cleanup import clean_up
 from qlaunch.run.handover import Handover, opened
-from qlaunch.run.info import LOCK, SUPERVISOR, info_of, write_info
+from qlaunch.run.info import LOCK, SUPERVISOR, info_of, note_start, write_info
 from qlaunch.run.journal import FILE_NAME, End, Journal, Stage, create_journal, make_header
 from qlaunch.run.locks import HostLock, make_directory, try_lock
 from qlaunch.run.story import LOG, QEMU_LOG, Story
@@ -215,7 +215,7 @@ class Session:
             from qlaunch.run import verdict  # noqa: F401
             from qlaunch.run.live import Life, live
 
-            self._note_start(plan)
+            note_start(plan)
             log = f"{plan.state_dir}/{QEMU_LOG}"
             life = Life(
                 control=info.control, pins=plan.pins, memory=info.memory,
@@ -239,18 +239,6 @@ class Session:
             cpus=_starting_cpus(plan), env=plan.profile.qemu.env,
             terminal=uses_terminal,
         )
-
-    def _note_start(self, plan: Plan) -> None:
-        """What `plan --diff last` compares with."""
-        from shlex import quote
-
-        lines = [f"step: {step}" for step in plan.steps]
-        lines += [" ".join(quote(w) for w in option.words) for option in plan_options(plan)]
-        with as_account(plan), contextlib.suppress(OSError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(f"{plan.state_dir}/last", flags, 0o600)
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n")
 
     def _attach(self, taps: dict[str, str]) -> None:
         for ifname, bridge in taps.items():
