@@ -1,7 +1,9 @@
-"""Print the QEMU command line that `run` would use, one option a line, shell-quoted.
+"""Print the QEMU command line that `run` would use, one option a line, quoted
+for the shell.
 
-Works on a machine that has none of the devices: addresses stay as written, and what is missing is
-a warning on stderr. File descriptors (fd=101) are those that qlaunch hands to QEMU.
+Works on a machine that has none of the devices: addresses stay as written,
+and what is missing is a warning on stderr. File descriptors (fd=101) are those
+that qlaunch hands to QEMU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Hand PCI devices to VFIO by hand, until `unbind` or the next boot. `run` does this by itself.
+"""Hand PCI devices to VFIO by hand, until `unbind` or the next boot. `run` does
+this by itself.
 
 Goes through driver_override, so a twin of the device keeps its driver. Needs root.
 """

@@ -8,7 +8,7 @@ import sys
 
 from qlaunch.errors import HostError, Problem, UsageError
 from qlaunch.facts.model import HostFacts, PciDevice, Wanted
-from qlaunch.values import parse_pci_address
+from qlaunch.values import PciAddress, parse_pci_address
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,15 +30,23 @@ def asked_devices(texts: list[str]) -> tuple[HostFacts, list[PciDevice]]:
     from qlaunch.facts.probe import read_facts
     from qlaunch.run.manual import named_devices
 
-    addresses, bad = [], []
-    for text in texts:
-        try:
-            addresses.append(parse_pci_address(text))
-        except ValueError as error:
-            bad.append(Problem("this is no PCI address", found=text, allowed=str(error)))
-    if bad:
-        raise UsageError(bad)
+    addresses = addresses_of(texts)
     facts = read_facts(
         Wanted(holders=True, cpus=False, memory=False, kvm=False, links=False, qemu=None)
     )
     return facts, named_devices(facts, addresses)
+
+
+def addresses_of(texts: list[str]) -> list[PciAddress]:
+    """The addresses, each once. Raises UsageError for all that are none."""
+    addresses: dict[PciAddress, None] = {}
+    bad = []
+    for text in texts:
+        try:
+            addresses[parse_pci_address(text)] = None
+        except ValueError as error:
+            bad.append(Problem("this is no PCI address", found=text, allowed=str(error),
+                               hint="qlaunch devices lists them"))
+    if bad:
+        raise UsageError(bad)
+    return list(addresses)

@@ -1,4 +1,6 @@
-"""Say whether a profile can run on this host: every fault and warning at once, nothing changed."""
+"""Say whether a profile can run on this host: every fault and warning at once.
+Nothing is changed.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""List PCI devices by IOMMU group: driver, reset methods, who holds them, and whether the group
-could be handed to a guest, and why not. Run as root it sees every user's processes.
+"""List PCI devices by IOMMU group: driver, reset methods, who holds them, and
+whether the group could be handed to a guest, and why not. Run as root it sees
+every user's processes.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from textwrap import wrap
 
 from qlaunch.cli.text import write, write_json
 from qlaunch.errors import EXIT_OK
-from qlaunch.facts.model import PciDevice
+from qlaunch.facts.model import HostFacts, PciDevice
+from qlaunch.plan.cards import is_display
 from qlaunch.plan.handover import Group, groups
+from qlaunch.values import PciAddress
 
 EXAMPLE = """\
 example:
@@ -46,7 +49,12 @@ def run(args: argparse.Namespace) -> int:
 
     wanted = Wanted(holders=True, cpus=False, memory=False, kvm=False, links=False, qemu=None)
     facts = read_snapshot(Path(args.facts)) if args.facts else read_facts(wanted)
-    found = [g for g in groups(facts) if _asked_for(g, args)]
+    wanted_devices = set(named(facts, args.address))
+    found = [
+        g for g in groups(facts)
+        if (not args.address or wanted_devices & {d.address for d in g.devices})
+        and (not args.cards or any(is_display(d) for d in g.devices))
+    ]
     if args.json:
         write_json(
             [
@@ -60,22 +68,16 @@ def run(args: argparse.Namespace) -> int:
             ]
         )
         return EXIT_OK
-    write("\n".join(group_text(g) for g in found) or "no such device\n")
+    write("\n".join(group_text(g) for g in found) or "no graphics card\n")
     return EXIT_OK
 
 
-def _asked_for(group: Group, args: argparse.Namespace) -> bool:
-    from qlaunch.errors import Problem, UsageError
-    from qlaunch.plan.cards import is_display
-    from qlaunch.values import parse_pci_address
+def named(facts: HostFacts, texts: list[str]) -> list[PciAddress]:
+    """The addresses of these devices. Raises UsageError for what is none, or is not there."""
+    from qlaunch.cli.byhand import addresses_of
+    from qlaunch.run.manual import named_devices
 
-    if args.cards and not any(is_display(d) for d in group.devices):
-        return False
-    try:
-        addresses = {parse_pci_address(a) for a in args.address}
-    except ValueError as error:
-        raise UsageError(Problem(f"an address must be {error}", found=str(args.address))) from None
-    return not addresses or any(d.address in addresses for d in group.devices)
+    return [d.address for d in named_devices(facts, addresses_of(texts))]
 
 
 def group_text(group: Group) -> str:
@@ -92,7 +94,8 @@ def group_text(group: Group) -> str:
         lines += _device_lines(device)
     if not all(d.is_bridge for d in group.devices):
         for problem in (*group.obstacles, *group.warnings):
-            lines += wrap(f"{problem.severity}: {problem.message}", 80, initial_indent="  ",
+            said = f"{problem.message} ({problem.found})" if problem.found else problem.message
+            lines += wrap(f"{problem.severity}: {said}", 80, initial_indent="  ",
                           subsequent_indent="    ")
             if problem.hint:
                 lines += wrap(f"hint: {problem.hint}", 80, initial_indent="  ",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from shlex import join
 from typing import NoReturn
 
 from qlaunch.cli.text import say
@@ -22,13 +24,14 @@ def become_root(plan: Plan, detach: bool) -> NoReturn:
 
     Raises HostError, with nothing changed, when neither can ask.
     """
-    steps = [str(step) for step in plan.steps] or ["a tap on a bridge"]
-    say(f"{plan.name} needs root for {len(steps)} step(s): {steps[0]}{', …' * (len(steps) > 1)}")
+    steps = [str(step) for step in plan.steps] or ["put a tap on a bridge"]
+    more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
+    say(f"{plan.name} needs root to {steps[0]}{more} (qlaunch plan)")
     command = root_command(sys.stdin.isatty(), dict(os.environ))
     if command is None:
         raise HostError(
-            Problem("this profile needs root, and there is no way to ask for it here",
-                    hint="sudo qlaunch run …, or run it from a terminal")
+            Problem("there is neither sudo nor pkexec to ask for it", where=plan.name,
+                    hint=f"as root: qlaunch {join(sys.argv[1:])}")
         )
     sys.stdout.flush()
     sys.stderr.flush()
@@ -40,9 +43,13 @@ def root_command(terminal: bool, env: dict[str, str]) -> list[str] | None:
     import shutil
 
     kept = [name for name in KEPT if name in env]
-    own = [sys.executable, "-m", "qlaunch", *sys.argv[1:]]
-    if shutil.which("sudo") and (terminal or not env.get("DISPLAY")):
-        return ["sudo", f"--preserve-env={','.join(kept)}", "--", *own]
-    if shutil.which("pkexec") and (env.get("DISPLAY") or env.get("WAYLAND_DISPLAY")):
-        return ["pkexec", "env", *[f"{n}={env[n]}" for n in kept], *own]
+    screen = env.get("DISPLAY") or env.get("WAYLAND_DISPLAY")
+    # -I: root may import nothing from the directory it happens to be asked in.
+    own = [sys.executable, "-I", "-m", "qlaunch", *sys.argv[1:]]
+    if shutil.which("sudo") and (terminal or not screen):
+        keep = [f"--preserve-env={','.join(kept)}"] if kept else []
+        return ["sudo", *keep, "--", *own]
+    if shutil.which("pkexec") and screen:
+        # pkexec goes to root's home; relative paths are meant from here.
+        return ["pkexec", "env", f"--chdir={Path.cwd()}", *[f"{n}={env[n]}" for n in kept], *own]
     return None

@@ -1,6 +1,8 @@
-"""Write down what this host is: CPUs, memory, PCI devices, KVM, IOMMU, QEMU, links, kernel.
+"""Write down what this host is: CPUs, memory, PCI devices, KVM, IOMMU, QEMU,
+links, kernel.
 
-The snapshot can be given to check, plan and argv with --facts, here or on another machine.
+The snapshot can be given to check, plan and argv with --facts, here or on
+another machine.
 """
 
 from __future__ import annotations

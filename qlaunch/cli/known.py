@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from qlaunch.cli.text import nearest
 from qlaunch.errors import HostError, Problem, UsageError
 from qlaunch.run.info import machine_names
@@ -10,18 +12,24 @@ from qlaunch.values import parse_vm_name
 
 def known_machine(base: str, text: str) -> str:
     """The name; a profile's file name stands for its stem. Raises HostError for an unknown one."""
-    name = text.rsplit("/", 1)[-1].removesuffix(".toml")
-    try:
-        name = parse_vm_name(name)
-    except ValueError as error:
-        raise UsageError(
-            Problem("this cannot be a machine's name", found=text, allowed=str(error))
-        ) from None
+    name = machine_name(text)
     names = machine_names(base)
     if name in names:
         return name
     near = nearest(name, names)
+    hint = "qlaunch ps" if os.geteuid() == 0 else "qlaunch ps; root's machines: sudo qlaunch ps"
     raise HostError(
         Problem(f"no machine {name} runs or left something behind", where=base,
-                hint=f"did you mean {near}?" if near else "qlaunch ps")
+                hint=f"did you mean {near}?" if near else hint)
     )
+
+
+def machine_name(text: str) -> str:
+    """A name, or a profile's path for its stem. Raises UsageError for what cannot be one."""
+    try:
+        return parse_vm_name(text.rsplit("/", 1)[-1].removesuffix(".toml"))
+    except ValueError as error:
+        raise UsageError(
+            Problem("this cannot be a machine's name", found=text or '""', allowed=str(error),
+                    hint="qlaunch ps lists names")
+        ) from None

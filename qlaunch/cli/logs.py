@@ -1,4 +1,6 @@
-"""Show a machine's log: what qlaunch did, then what QEMU said. -f goes on as it grows."""
+"""Show a machine's log: what qlaunch did, then what QEMU said. -f goes on as it
+grows.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ import time
 from pathlib import Path
 
 from qlaunch.cli.base import runtime_base
-from qlaunch.cli.text import write
+from qlaunch.cli.known import machine_name
+from qlaunch.cli.text import flush, write
 from qlaunch.errors import EXIT_OK, HostError, Problem, UsageError
 from qlaunch.run.info import read_info
 from qlaunch.run.story import LOG, QEMU_LOG
-from qlaunch.values import parse_vm_name
 
 EXAMPLE = """\
 example:
@@ -30,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the ends of both logs."""
+    if args.lines < 0:
+        raise UsageError(
+            Problem("--lines takes a number of lines", where="qlaunch logs", found=str(args.lines),
+                    allowed="0 or more", hint="qlaunch logs NAME -n 50")
+        )
     directory = state_directory(args.name)
     files = [directory / LOG, directory / QEMU_LOG]
     ends: dict[Path, int] = {}
@@ -39,8 +46,10 @@ def run(args: argparse.Namespace) -> int:
         except FileNotFoundError:
             raw = b""
         except OSError as error:
-            raise HostError(Problem(f"the log cannot be read: {error.strerror}", str(path)))\
-                from None
+            raise HostError(
+                Problem(f"the log cannot be read: {error.strerror}", where=str(path),
+                        hint=f"ls -l '{path}'")
+            ) from None
         ends[path] = len(raw)
         lines = raw.decode(errors="replace").splitlines()[-args.lines :] if args.lines > 0 else []
         if lines and path.name == QEMU_LOG:
@@ -54,8 +63,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _more(path: Path, start: int) -> int:
-    import sys
-
     try:
         with path.open("rb") as file:
             file.seek(start)
@@ -64,7 +71,7 @@ def _more(path: Path, start: int) -> int:
         return start
     if raw:
         write(raw.decode(errors="replace"))
-        sys.stdout.flush()
+        flush()
     return start + len(raw)
 
 
@@ -73,13 +80,7 @@ def state_directory(text: str) -> Path:
     from qlaunch.facts.invoker import read_invoker
     from qlaunch.plan.paths import machine_paths
 
-    name = text.rsplit("/", 1)[-1].removesuffix(".toml")
-    try:
-        name = parse_vm_name(name)
-    except ValueError as error:
-        raise UsageError(
-            Problem("this cannot be a machine's name", found=text, allowed=str(error))
-        ) from None
+    name = machine_name(text)
     info = read_info(f"{runtime_base()}/{name}")
     if info is not None:
         return Path(info.state_dir)
@@ -87,6 +88,6 @@ def state_directory(text: str) -> Path:
     if not path.is_dir():
         raise HostError(
             Problem(f"{name} has no log; it was never started by you", where=str(path),
-                    hint="qlaunch ps; logs of machines started by root are root's")
+                    hint="qlaunch ps; root's machines: sudo qlaunch logs")
         )
     return path

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
+from qlaunch.cli.text import drop_output, flush, nearest, write
 from qlaunch.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Problem, QlaunchError
 
 # verb -> (module below qlaunch.cli, what it does)
@@ -48,23 +50,32 @@ class Parser(argparse.ArgumentParser):
         """Raise instead of printing and exiting."""
         from qlaunch.errors import UsageError
 
-        raise UsageError(Problem(message, where=self.prog, hint=f"{self.prog} --help"))
+        hint = f"{self.prog} --help"
+        unknown = message.rpartition("unrecognized arguments: ")[2].split(" ")[0]
+        if message.startswith("unrecognized") and unknown.startswith("-"):
+            near = nearest(unknown, self._option_string_actions)
+            hint = f"did you mean {near}? else: {hint}" if near else hint
+        raise UsageError(Problem(message, where=self.prog, hint=hint))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code; never raises for an expected failure."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     try:
         return _dispatch(words)
+    except SystemExit as asked:  # argparse has shown its help
+        return int(asked.code or EXIT_OK)
     except QlaunchError as error:
         tell(error.problems)
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`qlaunch plan … | head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return EXIT_FAILED
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write("interrupted\n")
         return 130
     except Exception as error:
         if os.environ.get("QLAUNCH_DEBUG"):
@@ -82,26 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(_usage())
+        write(_usage())
         return EXIT_OK if words else EXIT_USAGE
     if words[0] in ("-V", "--version"):
         from qlaunch import __version__
 
-        sys.stdout.write(f"qlaunch {__version__}\n")
+        write(f"qlaunch {__version__}\n")
         return EXIT_OK
     verb = words[0]
     if verb not in VERBS:
-        from qlaunch.cli.text import nearest
-
         near = nearest(verb, VERBS)
-        tell(
-            [
-                Problem(
-                    "no such verb", where="qlaunch", found=verb, allowed=", ".join(VERBS),
-                    hint=f"did you mean {near}?" if near else "qlaunch --help",
-                )
-            ]
-        )
+        hint = f"did you mean {near}?" if near else "qlaunch --help lists the verbs"
+        tell([Problem("there is no such verb", where="qlaunch", found=verb, hint=hint)])
         return EXIT_USAGE
     _import_msgspec()
     module = importlib.import_module(f"qlaunch.cli.{VERBS[verb][0]}")
@@ -111,8 +114,20 @@ def _dispatch(words: list[str]) -> int:
     )
     module.add_arguments(parser)
     result: int = module.run(parser.parse_args(words[1:]))
-    sys.stdout.flush()
+    flush()
     return result
+
+
+def _open_streams() -> None:
+    """A closed stdin, stdout or stderr (`qlaunch … >&-`) becomes /dev/null: what is opened next
+    would take its number, and be written to."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd != number:
+                os.dup2(fd, number)
+                os.close(fd)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _import_msgspec() -> None:
@@ -139,5 +154,6 @@ def _usage() -> str:
 
 def tell(problems: Sequence[Problem]) -> None:
     """Problems to stderr, one after the other."""
-    for problem in problems:
-        sys.stderr.write(f"{problem}\n")
+    with contextlib.suppress(OSError):  # nobody reads, or the disk is full: the exit code tells
+        for problem in problems:
+            sys.stderr.write(f"{problem}\n")

@@ -1,7 +1,9 @@
-"""Show what `run` would do: the host steps in order, then the command line, each with its reason.
+"""Show what `run` would do: the host steps in order, then the command line, each
+with its reason.
 
-Beside each step and option stands the profile line or the rule that put it there. Nothing is
-changed; root is not needed; a machine that lacks the devices gets warnings.
+Beside each step and option stands the profile line or the rule that put it
+there. Nothing is changed; root is not needed; a machine that lacks the devices
+gets warnings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Put back what a dead launcher left: devices to their drivers, bridges, huge pages, owners.
+"""Put back what a dead launcher left: devices to their drivers, bridges, huge
+pages, owners.
 
-When the guest still runs without its launcher, this watches it and gives everything back when it
-ends. Running it twice does no harm.
+When the guest still runs without its launcher, this watches it and gives
+everything back when it ends. Running it twice does no harm.
 """
 
 from __future__ import annotations
@@ -33,11 +34,17 @@ def run(args: argparse.Namespace) -> int:
     """Recover one or all."""
     base = runtime_base()
     if args.all == bool(args.name):
-        raise UsageError(Problem("name one machine, or say --all", where="qlaunch recover"))
+        raise UsageError(
+            Problem("name one machine, or say --all", where="qlaunch recover",
+                    hint="qlaunch ps lists what is left over")
+        )
     if args.name:
         return recover(base, known_machine(base, args.name), say)
     worst = EXIT_OK
-    for name in machine_names(base):
+    names = machine_names(base)
+    if not names:
+        say("nothing is left over")
+    for name in names:
         if is_supervised(f"{base}/{name}"):
             say(f"{name}: watched by its launcher, left alone")
             continue

@@ -1,8 +1,9 @@
-"""Start a machine from its profile, watch it, and give everything back when it ends.
+"""Start a machine from its profile, watch it, and give everything back when it
+ends.
 
-Ctrl-C presses the guest's power button; again, and QEMU is told to quit. What needs root is known
-from the plan: without root, qlaunch asks for it through sudo (or pkexec on a desktop); QEMU itself
-always runs as you.
+Ctrl-C presses the guest's power button; again, and QEMU is told to quit. What
+needs root is known from the plan: without root, qlaunch asks for it through
+sudo (or pkexec on a desktop); QEMU itself always runs as you.
 """
 
 from __future__ import annotations

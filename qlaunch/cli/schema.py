@@ -1,4 +1,4 @@
-"""Print the JSON Schema of profiles, so that an editor completes and checks them."""
+"""Print the JSON Schema of profiles, for editors that complete and check them."""
 
 from __future__ import annotations
 

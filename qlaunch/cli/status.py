@@ -1,4 +1,4 @@
-"""Tell one machine's state: who runs it, since when, what it holds, and the end of its log."""
+"""Tell one machine's state: since when it runs, what it holds, where its log is."""
 
 from __future__ import annotations
 

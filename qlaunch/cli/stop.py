@@ -1,7 +1,8 @@
-"""Power a machine off: press its power button and wait; --now tells QEMU to quit; --force kills it.
+"""Power a machine off: press its power button and wait; --now tells QEMU to
+quit; --force kills it.
 
-The launcher gives the devices back, as when the guest powers off by itself; without a launcher
-this command does.
+The launcher gives the devices back, as when the guest powers off by itself;
+without a launcher this command does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ example:
   qlaunch stop win7
   qlaunch stop win7 --timeout 5m
   qlaunch stop win7 --now       the guest is not asked
-  qlaunch stop win7 --force     QEMU is killed; the devices are given back all the same
+  qlaunch stop win7 --force     QEMU is killed; the devices are given back too
 """
 POLL = 0.1
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stop it and wait until everything is given back."""
+    wanted = _duration(args.timeout)
     base = runtime_base()
     name = known_machine(base, args.name)
     runtime = f"{base}/{name}"
@@ -50,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         return _without_launcher(base, name, args)
     info = read_info(runtime)
     found = machine(base, name)
-    patience = _timeout(args.timeout, info.stop_timeout if info else 60.0)
+    # The profile's, and what quit and the return of devices may take on top.
+    patience = wanted or (info.stop_timeout if info else 60.0) + 60.0
     if args.force:
         _signal(find_qemu(runtime), signal.SIGKILL)
     elif found.launcher_pid is not None:
@@ -97,14 +100,16 @@ def _signal(pid: int | None, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _timeout(text: str | None, default: float) -> float:
-    """The profile's, and what quit and the return of devices may take on top."""
+def _duration(text: str | None) -> float | None:
     from qlaunch.errors import UsageError
     from qlaunch.values import parse_duration
 
     if text is None:
-        return default + 60.0
+        return None
     try:
         return float(parse_duration(text))
     except ValueError as error:
-        raise UsageError(Problem(f"--timeout takes {error}", found=text)) from None
+        raise UsageError(
+            Problem(f"--timeout takes {error}", where="qlaunch stop", found=text,
+                    hint="qlaunch stop NAME --timeout 90s")
+        ) from None

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 from collections.abc import Iterable, Sequence
+
+from qlaunch.errors import HostError, Problem
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -26,18 +31,48 @@ def columns(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
 
 
 def write(text: str) -> None:
-    """To stdout."""
-    sys.stdout.write(text)
+    """To stdout. Raises HostError when it cannot be written, BrokenPipeError when nobody reads."""
+    try:
+        sys.stdout.write(text)
+    except OSError as error:
+        raise _not_written(error) from None
+
+
+def flush() -> None:
+    """What was written is with the reader when this returns; raises as `write` does."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise _not_written(error) from None
+
+
+def _not_written(error: OSError) -> OSError | HostError:
+    if isinstance(error, BrokenPipeError):
+        return error
+    drop_output()
+    return HostError(
+        Problem(f"the output cannot be written: {error.strerror}", where="stdout",
+                hint="df -h shows full disks" if error.errno == errno.ENOSPC else "")
+    )
+
+
+def drop_output() -> None:
+    """Nobody takes our output any more; the interpreter's last flush may not fail on it."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def say(text: str) -> None:
     """Progress and remarks: to stderr, one line, so that stdout stays data."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def write_json(value: object) -> None:
     """Indented JSON to stdout."""
     from qlaunch.codec import to_json
 
-    sys.stdout.write(to_json(value, indent=2).decode() + "\n")
+    write(to_json(value, indent=2).decode() + "\n")

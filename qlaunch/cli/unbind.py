@@ -1,5 +1,6 @@
-"""Give PCI devices back to their host drivers: to the one they had before `bind`, to the one named
-with --driver, or to whichever the kernel finds for them. Needs root.
+"""Give PCI devices back to their host drivers: to the one they had before `bind`,
+to the one named with --driver, or to whichever the kernel finds for them.
+Needs root.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from qlaunch.errors import Problem, ProfileError
 
 LIMIT = 1 << 20
+_TEXT = "a profile is a short text; a disk image goes into one: [[disk]] file = …"
 _KINDS = (
     (stat.S_ISDIR, "this is a directory"),
     (stat.S_ISFIFO, "this is a pipe"),
@@ -56,7 +57,7 @@ def read_text(path: Path, name: str) -> FileText:
         reason = error.strerror if isinstance(error, OSError) else None
         raise _fault(path, f"cannot be read: {(reason or str(error)).lower()}") from None
     if len(data) > LIMIT:  # it grew, or is of a kind that does not tell its size, as in /proc
-        raise _fault(path, "larger than 1 MiB, which no profile is")
+        raise _fault(path, "larger than 1 MiB, which no profile is", hint=_TEXT)
     return FileText(_decode(data, name), status)
 
 
@@ -65,7 +66,8 @@ def _regular(status: os.stat_result, path: Path) -> None:
         if is_kind(status.st_mode):
             raise _fault(path, message, hint="a profile is a regular file, NAME.toml")
     if status.st_size > LIMIT:
-        raise _fault(path, "larger than 1 MiB, which no profile is", f"{status.st_size} bytes")
+        size = f"{status.st_size} bytes"
+        raise _fault(path, "larger than 1 MiB, which no profile is", size, _TEXT)
 
 
 def _fault(path: Path, message: str, found: str = "", hint: str = "") -> OpenError:

@@ -12,6 +12,7 @@ from qlaunch.profile.paths import home_directory
 
 SYSTEM_DIRECTORY = Path("/etc/qlaunch")
 _MOST_NAMES = 1000
+_FIRST = 'the least that a profile says is [[disk]] and below it file = "NAME.img"'
 
 
 def profile_directories(environ: Mapping[str, str] | None = None) -> tuple[Path, ...]:
@@ -76,7 +77,9 @@ def _not_found(
     from qlaunch.profile.spelling import nearest
 
     near = nearest(wanted, names)
-    hint = f"did you mean {shown(near)}?" if near else ""
+    hint = f"did you mean {shown(near)}?" if near else _FIRST
+    if names and not near:
+        hint = f"there is {', '.join(map(shown, names[:5]))}{', …' * (len(names) > 5)}"
     if looked:
         message = f"{message} in {looked}"
     return ProfileError(Problem(message, where=shown(text) or '""', hint=hint))

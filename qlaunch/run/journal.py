@@ -19,6 +19,7 @@ from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
 from qlaunch.host.handler import Captured, Host
 from qlaunch.plan.steps import Step
+from qlaunch.run.locks import remedy
 
 FILE_NAME = "journal"
 VERSION = 1
@@ -165,7 +166,8 @@ def create_journal(directory: Path, header: Header) -> Journal:
         ) from None
     except OSError as error:
         raise HostError(
-            Problem("the journal cannot be written", str(path), found=error.strerror or "")
+            Problem("the journal cannot be written", str(path), found=error.strerror or "",
+                    hint=remedy(error, str(path)))
         ) from error
     return journal
 

@@ -8,6 +8,7 @@ must still lead to the locked inode.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -34,7 +35,8 @@ def make_directory(path: str, mode: int = 0o700, owner: tuple[int, int] | None =
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(
-            Problem(f"the directory cannot be made: {error.strerror}", where=path)
+            Problem(f"the directory cannot be made: {error.strerror}", where=path,
+                    hint=remedy(error, path))
         ) from None
     try:
         _own(fd, path, mode, owner)
@@ -56,7 +58,21 @@ def _own(fd: int, path: str, mode: int, owner: tuple[int, int] | None) -> None:
         if info.st_mode & 0o7777 != mode:
             os.fchmod(fd, mode)
     except OSError as error:
-        raise HostError(Problem(f"the directory cannot be set up: {error}", where=path)) from None
+        raise HostError(
+            Problem(f"the directory cannot be set up: {error.strerror}", where=path,
+                    hint=remedy(error, path))
+        ) from None
+
+
+def remedy(error: OSError, path: str) -> str:
+    """What to do about a file or directory of ours that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"df -h '{path}'; df -i '{path}'"
+    if error.errno == errno.EROFS:
+        return "it has to be on a file system that can be written: findmnt -T shows which"
+    if path.startswith("/run/user/") or os.environ.get("XDG_RUNTIME_DIR", "\0") in path:
+        return "XDG_RUNTIME_DIR has to name a directory of yours; a login session sets it"
+    return f"namei -l '{path}' shows what is in the way"
 
 
 def try_lock(path: str) -> int | None:
@@ -71,7 +87,8 @@ def try_lock(path: str) -> int | None:
             )
         except OSError as error:
             raise HostError(
-                Problem(f"the lock cannot be opened: {error.strerror}", where=path)
+                Problem(f"the lock cannot be opened: {error.strerror}", where=path,
+                        hint=remedy(error, path))
             ) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,6 +19,16 @@ from qlaunch.vm.process import QemuProcess
 
 GIB = float(1 << 30)
 ENDING = 5.0  # seconds from QEMU closing its monitor to its exit
+_OLD = "this QEMU may be too old for it; another one can be named with [qemu] binary"
+_REMEDIES = (  # what QEMU says, and what to do
+    ("lock", "another program has this image open: qlaunch ps; or: fuser -v IMAGE"),
+    ("Cannot allocate memory", "free -h; lower machine.memory"),
+    ("is not a valid device model", _OLD),
+    ("invalid option", _OLD),
+    ("is unexpected", _OLD),
+    ("not in qcow2 format", "qemu-img info IMAGE tells the format"),
+    ("Could not set up host forwarding", "the port is taken or below 1024: ss -ltnp"),
+)
 
 
 class Pace(NamedTuple):
@@ -96,15 +106,25 @@ async def _failure(
     """What to say; a lost connection is usually QEMU ending, and its exit tells more."""
     await first(ENDING, exited(process))
     if process.poll() is not None:
+        words = last_words()
         return HostError(
             Problem(
-                f"QEMU ended before it was ready ({process.exit_text()})", found=last_words()
+                f"QEMU ended before it was ready ({process.exit_text()})", found=words,
+                hint=remedy(words),
             )
         )
     error = task.exception()
     if isinstance(error, HostError):
         return HostError(p._replace(found=last_words() or p.found) for p in error.problems)
     return HostError(Problem("QEMU could not be asked", found=str(error)))
+
+
+def remedy(words: str) -> str:
+    """What to do about QEMU's last words."""
+    for said, hint in _REMEDIES:
+        if said in words:
+            return hint
+    return "qlaunch plan PROFILE names the profile's line beside each option"
 
 
 class _Growth:

@@ -206,7 +206,7 @@ def test_byte_order_mark_and_crlf_are_accepted(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    assert told(tmp_path / "vm.toml") == "error: DIR/vm.toml: there is no such file"
+    assert told(tmp_path / "vm.toml").startswith("error: DIR/vm.toml: there is no such file")
 
 
 def test_a_directory(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 
 def test_a_file_that_hides_its_size() -> None:
     message = told(Path("/proc/self/pagemap"))
-    assert message == "error: DIR/pagemap: larger than 1 MiB, which no profile is"
+    assert message.startswith("error: DIR/pagemap: larger than 1 MiB, which no profile is\nhint:")
 
 
 def test_a_link_is_followed_and_relative_paths_stay_beside_it(tmp_path: Path) -> None:
