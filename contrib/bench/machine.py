@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from qlaunch.facts.invoker import read_invoker
+from qlaunch.plan.paths import Paths, machine_paths
+
 QLAUNCH = str(Path(sys.prefix, "bin/qlaunch"))
 # What a user has: .pyc files, which some build environments forbid.
 ENV = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -70,7 +73,7 @@ def machines() -> Iterator[tuple[Machine, Machine | None]]:
     finally:
         shutil.rmtree(top)
         for machine in made:
-            shutil.rmtree(_state(machine.name), ignore_errors=True)
+            shutil.rmtree(_paths(machine.name).state, ignore_errors=True)
         if as_root:
             subprocess.run(["ip", "link", "del", BRIDGE], check=False)
 
@@ -100,22 +103,13 @@ def _make(top: Path, kind: str, bridge: str) -> Machine:
     argv = [str(word) for word in plan["argv"]]
     return Machine(
         name, directory, profile, argv, {int(n): what for n, what in plan["fds"].items()},
-        _socket(name), bridge, pins, 2 if pins else 1, argv[argv.index("-accel") + 1],
+        f"{_paths(name).sockets}/qmp.sock", bridge, pins, 2 if pins else 1,
+        argv[argv.index("-accel") + 1],
     )
 
 
-def _socket(name: str) -> str:
-    from qlaunch.facts.invoker import read_invoker
-    from qlaunch.plan.paths import machine_paths
-
-    return f"{machine_paths(name, read_invoker()).sockets}/qmp.sock"
-
-
-def _state(name: str) -> str:
-    from qlaunch.facts.invoker import read_invoker
-    from qlaunch.plan.paths import machine_paths
-
-    return machine_paths(name, read_invoker()).state
+def _paths(name: str) -> Paths:
+    return machine_paths(name, read_invoker())
 
 
 def spawn(argv: Sequence[str], fds: Mapping[int, int]) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,6 @@ from byhand import Observer, by_hand
 from machine import ENV, NULL, QLAUNCH, Machine, machines, spawn
 
 SETTLED = 0.2  # seconds after RESUME until the launcher's memory is read
-ENOUGH = 60.0
 
 
 class Bench(NamedTuple):
@@ -34,8 +34,8 @@ class Bench(NamedTuple):
 
 def measure(rounds: int) -> Bench:
     """All rounds, and one before them that is not counted: caches and .pyc files are warm then."""
-    bench = Bench(rounds, _host(), {}, {})
     with machines() as (user, bridged), contextlib.ExitStack() as stack:
+        bench = Bench(rounds, _host(user), {}, {})
         todo: list[tuple[str, Callable[[], dict[str, float]]]] = [
             ("by hand, user net", lambda: _by_hand(user)),
             ("qlaunch run, user net", lambda: _run(user)),
@@ -52,7 +52,7 @@ def measure(rounds: int) -> Bench:
             ]
         else:
             bench.absent["bridge"] = "a namespace of its own needs root"
-        todo += [(f"qlaunch {v}", lambda v=v: _whole(user, v)) for v in ("argv", "plan")]
+        todo += [(f"qlaunch {verb}", partial(_whole, user, verb)) for verb in ("argv", "plan")]
         for number in range(rounds + 1):
             print(f"\rround {number} of {rounds} ", end="", file=sys.stderr)
             for row, action in todo:
@@ -110,15 +110,16 @@ def _resident(pid: int) -> float:
     raise SystemExit("the launcher has ended")
 
 
-def _host() -> dict[str, str]:
+def _host(machine: Machine) -> dict[str, str]:
     done = subprocess.run(
-        ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True, env=ENV
+        [machine.argv[0], "--version"], capture_output=True, text=True, check=True, env=ENV
     )
     cpu = next(_fields("/proc/cpuinfo", "model name"), "")
     return {
-        "cpu": f"{os.cpu_count()} x {cpu}", "kernel": os.uname().release,
+        "cpu": cpu, "kernel": os.uname().release,
+        "accel": machine.accel.partition(",")[0],
         "qemu": done.stdout.split()[3], "python": sys.version.split()[0],
-        "load": f"{os.getloadavg()[0]:.1f}", "libvirt": libvirt.version(),
+        "load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs", "libvirt": libvirt.version(),
     }
 
 

@@ -34,8 +34,8 @@ def text(bench: Bench) -> str:
     """The whole."""
     medians = {row: median(samples) for row, samples in bench.samples.items()}
     rows = [
-        "|                                     | median  | fastest | aim                |",
-        "|-------------------------------------|--------:|--------:|--------------------|",
+        "|                                     |   median |  fastest | aim                |",
+        "|-------------------------------------|---------:|---------:|--------------------|",
     ]
     for row, samples in bench.samples.items():
         unit = "MiB" if row.endswith("resident") else "ms"
@@ -44,14 +44,16 @@ def text(bench: Bench) -> str:
     if "virsh create, user net" in medians:
         verdict = _verdict(HALF, medians, medians[RUN])
         rows.append(f"| {'qlaunch run against virsh create':35} | "
-                    f"{medians[RUN] / medians['virsh create, user net']:7.2f} | {'':7} | "
+                    f"{medians[RUN] / medians['virsh create, user net']:8.2f} | {'':8} | "
                     f"{verdict:18} |")
     rows += [f"\n{row}: {why}" for row, why in bench.absent.items()]
     host = bench.host
-    rows.append(f"\n{bench.rounds} rounds, one of each row after the other. {host['cpu']},")
     libvirt = f", libvirt {host['libvirt']}" if host["libvirt"] else ""
-    rows.append(f"Linux {host['kernel']}, QEMU {host['qemu']}, Python {host['python']}{libvirt};")
-    rows.append(f"load before {host['load']}.")
+    rows.append(
+        f"\n{bench.rounds} rounds, one of each row after the other; load before: {host['load']}."
+        f"\n{host['cpu']}, Linux {host['kernel']}, QEMU {host['qemu']} ({host['accel']}),"
+        f"\nPython {host['python']}{libvirt}."
+    )
     return "\n".join(rows)
 
 
@@ -59,7 +61,7 @@ def _row(row: str, medians: Medians, low: float, unit: str, aims: list[Aim]) -> 
     verdict = "".join(_verdict(aim, medians, medians[row]) for aim in aims)
     digits = 1 if unit == "MiB" else 0
     mid, low_text = (f"{value:.{digits}f} {unit}" for value in (medians[row], low))
-    return f"| {row:35} | {mid:>7} | {low_text:>7} | {verdict:18} |"
+    return f"| {row:35} | {mid:>8} | {low_text:>8} | {verdict:18} |"
 
 
 def _verdict(aim: Aim, medians: Medians, value: float) -> str:
