@@ -19,18 +19,23 @@ KEPT = (
 )
 
 
-def become_root(plan: Plan, detach: bool) -> NoReturn:
+def become_root(plan: Plan) -> NoReturn:
+    """Say what root is needed for, and run this command again as root."""
+    steps = [str(step) for step in plan.steps] or ["put a tap on a bridge"]
+    more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
+    say(f"{plan.name} needs root to {steps[0]}{more} (qlaunch plan)")
+    run_as_root(plan.name)
+
+
+def run_as_root(name: str) -> NoReturn:
     """Replace this process by the same command under sudo or pkexec.
 
     Raises HostError, with nothing changed, when neither can ask.
     """
-    steps = [str(step) for step in plan.steps] or ["put a tap on a bridge"]
-    more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
-    say(f"{plan.name} needs root to {steps[0]}{more} (qlaunch plan)")
     command = root_command(sys.stdin.isatty(), dict(os.environ))
     if command is None:
         raise HostError(
-            Problem("there is neither sudo nor pkexec to ask for it", where=plan.name,
+            Problem("there is neither sudo nor pkexec to ask for it", where=name,
                     hint=f"as root: qlaunch {join(sys.argv[1:])}")
         )
     sys.stdout.flush()

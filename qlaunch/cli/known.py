@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import os
 
-from qlaunch.cli.text import nearest
+from qlaunch.cli.text import nearest, say
 from qlaunch.errors import HostError, Problem, UsageError
+from qlaunch.plan.paths import runtime_root
 from qlaunch.run.info import machine_names
 from qlaunch.values import parse_vm_name
 
 
 def known_machine(base: str, text: str) -> str:
-    """The name; a profile's file name stands for its stem. Raises HostError for an unknown one."""
+    """The name; a profile's file name stands for its stem.
+
+    A machine that root runs for this user makes the command run again as root. Raises HostError
+    for an unknown one.
+    """
     name = machine_name(text)
     names = machine_names(base)
     if name in names:
         return name
-    near = nearest(name, names)
+    ours = machines_of_root()
+    if name in ours:
+        from qlaunch.cli.elevate import run_as_root
+
+        say(f"{name} was started through root")
+        run_as_root(name)
+    near = nearest(name, [*names, *ours])
     hint = "qlaunch ps" if os.geteuid() == 0 else "qlaunch ps; root's machines: sudo qlaunch ps"
     raise HostError(
         Problem(f"no machine {name} runs or left something behind", where=base,
                 hint=f"did you mean {near}?" if near else hint)
     )
+
+
+def machines_of_root() -> list[str]:
+    """Machines that root runs for this user, by the directories of their sockets."""
+    uid = os.geteuid()
+    return machine_names(f"{runtime_root(True, uid, '')}/.by-uid/{uid}") if uid else []
 
 
 def machine_name(text: str) -> str:

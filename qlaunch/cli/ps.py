@@ -1,6 +1,6 @@
 """List machines: those that run, and those that left something behind.
 
-As root all of root's; otherwise your own.
+As root all of root's; otherwise your own, and those that root runs for you.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from msgspec import Struct
 
 from qlaunch.cli.base import runtime_base
+from qlaunch.cli.known import machines_of_root
 from qlaunch.cli.text import columns, write, write_json
 from qlaunch.errors import EXIT_OK
 from qlaunch.run.info import find_qemu, is_alive, is_supervised, machine_names, read_info
@@ -20,7 +21,8 @@ example:
   qlaunch ps
   qlaunch ps --json | jq -r '.[].name'
 states: running; starting; unsupervised (its launcher is gone: qlaunch recover
-NAME); left over (both are gone: qlaunch recover NAME gives its devices back)
+NAME); left over (both are gone: qlaunch recover NAME gives its devices back);
+root's (started through root: status, stop and recover ask for root again)
 """
 
 
@@ -41,8 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def machines(base: str) -> list[Machine]:
-    """All of them, by name."""
-    return [machine(base, name) for name in machine_names(base)]
+    """All of them, by name; then those that root runs for this user, as far as can be seen."""
+    return [machine(base, name) for name in machine_names(base)] + [
+        Machine(name=name, state="root's", qemu_pid=None, launcher_pid=None, started=None,
+                devices=()) for name in machines_of_root()
+    ]
 
 
 def machine(base: str, name: str) -> Machine:

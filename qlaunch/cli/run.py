@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         warnings = refuse_faults(plan, loaded)
         if plan.needs_root:
             tell(warnings)
-            become_root(plan, args.detach)
+            become_root(plan)
     if args.detach:
         from qlaunch.cli.detach import detached
 
