@@ -24,7 +24,8 @@ from qlaunch.errors import HostError, Problem, StuckError
 
 DEADLINE = 75.0  # PCIE_RESET_READY_POLL_MS is 60 s (drivers/pci/pci.c): longer than that
 PROGRESS_EVERY = 10.0
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# SIGUSR1 is `stop --now`: the guest is not asked.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Done(NamedTuple):
@@ -171,7 +172,7 @@ def _start_problem(name: str, setup: list[Setup], report: bytes) -> Problem:
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP that arrive in the block are delivered after it."""
+    """The signals that end a run and arrive in the block are delivered after it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

@@ -8,18 +8,28 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from qlaunch.children import Setup, start_child
 from qlaunch.errors import HostError, Problem
-from qlaunch.plan.model import Account, Plan
+from qlaunch.plan.model import Account
 from qlaunch.vm.spawn import clean_environment, confinement
 
 
+class Owned(Protocol):
+    """A plan, or the info of a machine."""
+
+    @property
+    def account(self) -> Account | None: ...
+    @property
+    def state_dir(self) -> str: ...
+
+
 @contextlib.contextmanager
-def as_account(plan: Plan) -> Iterator[None]:
-    """Within the block, files are opened and made as the owner of the plan's state directory."""
-    account = plan.account
-    if account is None or plan.state_dir.startswith("/var/lib/qlaunch/") or os.geteuid() != 0:
+def as_account(what: Owned) -> Iterator[None]:
+    """Within the block, files are opened and made as the owner of the state directory."""
+    account = what.account
+    if account is None or what.state_dir.startswith("/var/lib/qlaunch/") or os.geteuid() != 0:
         yield
         return
     groups = os.getgroups()

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 
 from msgspec import MsgspecError, Struct
+from msgspec.structs import replace
 
 from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
@@ -28,7 +29,8 @@ class Owner(Struct, frozen=True):
 
 
 class Claim(Struct, frozen=True):
-    """A claim that this process holds; `left_by` is the dead machine that had it before."""
+    """A claim that this process holds; `left_by` is the dead machine that had it before, and whose
+    name the file keeps until `sign_claims`."""
 
     device: str
     fd: int
@@ -62,10 +64,21 @@ def _take(directory: str, device: str, owner: Owner) -> Claim:
             )
         )
     before = _owner_of(os.pread(fd, 4096, 0))
-    left_by = before.name if before and before.name != owner.name else None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, to_json(owner), 0)
-    return Claim(device, fd, path, left_by)
+    claim = Claim(device, fd, path, before.name if before else None)
+    if before is None or before.name == owner.name:
+        return _sign(claim, owner)
+    return claim
+
+
+def sign_claims(claims: Iterable[Claim], owner: Owner) -> list[Claim]:
+    """Write the new owner's name, now that nothing of a dead one's is left to be recovered."""
+    return [claim if claim.left_by is None else _sign(claim, owner) for claim in claims]
+
+
+def _sign(claim: Claim, owner: Owner) -> Claim:
+    os.ftruncate(claim.fd, 0)
+    os.pwrite(claim.fd, to_json(owner), 0)
+    return replace(claim, left_by=None)
 
 
 def read_owner(path: str) -> Owner | None:
@@ -87,10 +100,11 @@ def _owner_of(raw: bytes) -> Owner | None:
 def drop_claims(claims: Iterable[Claim], *, keep_files: bool = False) -> None:
     """Give claims up: the files go while they are still locked.
 
-    With `keep_files` they stay and name their owner, whose journal has to be recovered first.
+    With `keep_files`, and when a dead owner's name is still in them, they stay: that owner's
+    journal has to be recovered first.
     """
     for claim in claims:
-        if not keep_files:
+        if not keep_files and claim.left_by is None:
             with contextlib.suppress(OSError):
                 os.unlink(claim.path)  # noqa: PTH108
         os.close(claim.fd)

@@ -85,6 +85,7 @@ class Engine:
         self._report = report
         self._entries: list[_Entry] = []
         self._next = 0
+        self.gave_up: Outcome | None = None  # of the undo that a failed `apply` has done
 
     @classmethod
     def resume(
@@ -134,7 +135,7 @@ class Engine:
                     _check_signals()
                     self._apply(step)
                 except BaseException as error:
-                    outcome = self.undo_all()
+                    self.gave_up = outcome = self.undo_all()
                     problems = _explain(step, error)
                     if outcome.left:
                         raise NotRestoredError((*problems, *outcome.problems)) from error

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 
 from msgspec import MsgspecError, Struct
 
 from qlaunch.codec import from_json, to_json
-from qlaunch.plan.model import PinPlan, Plan
-from qlaunch.run.locks import is_locked
+from qlaunch.plan.model import Account, PinPlan, Plan
+from qlaunch.run.locks import is_locked, try_lock
 
 FILE = "run.json"
 LOCK = "lock"
@@ -30,17 +31,19 @@ class Info(Struct, frozen=True, kw_only=True):
     uuid: str
     profile: str
     started: float  # seconds since the epoch
-    launcher: int
+    launcher: int  # who started it; `find_supervisor` tells who watches it
     runtime_dir: str
     socket_dir: str
     state_dir: str
     stop_timeout: float
+    ready_timeout: float = 60.0
     devices: tuple[str, ...] = ()
     vcpus: int = 1
     memory: int = 0  # bytes
     pins: PinPlan | None = None
     after: tuple[tuple[str, ...], ...] = ()
-    qemu_pid: int | None = None
+    account: Account | None = None
+    trusted: bool = False  # the profile is root's own
 
     @property
     def control(self) -> str:
@@ -48,14 +51,15 @@ class Info(Struct, frozen=True, kw_only=True):
         return f"{self.runtime_dir}/{CONTROL}"
 
 
-def info_of(plan: Plan, profile: str, started: float) -> Info:
+def info_of(plan: Plan, profile: str, started: float, *, trusted: bool) -> Info:
     """The info of a plan that is being carried out by this process."""
     return Info(
         name=plan.name, uuid=plan.uuid, profile=profile, started=started, launcher=os.getpid(),
         runtime_dir=plan.runtime_dir, socket_dir=plan.socket_dir, state_dir=plan.state_dir,
         stop_timeout=float(plan.profile.stop.timeout), devices=tuple(c.address for c in plan.cards),
         vcpus=plan.profile.cpu.count, memory=int(plan.profile.machine.memory), pins=plan.pins,
-        after=plan.profile.hooks.after,
+        after=plan.profile.hooks.after, ready_timeout=plan.ready_timeout, account=plan.account,
+        trusted=trusted,
     )
 
 
@@ -115,20 +119,70 @@ def is_supervised(runtime_dir: str) -> bool:
     return is_locked(f"{runtime_dir}/{SUPERVISOR}")
 
 
-def find_qemu(runtime_dir: str) -> int | None:
-    """The pid of the QEMU that holds the lock: whoever has that file open and supervises not.
+def try_supervise(runtime_dir: str) -> int | None:
+    """Become the machine's supervisor; the lock's fd, or None when there is one.
 
-    Looking at open files finds it even when the launcher died before it could note the pid.
+    It is taken before the machine's own lock, and lets others know whom to send a stop request.
     """
-    lock = _identity(f"{runtime_dir}/{LOCK}")
-    supervisor = _identity(f"{runtime_dir}/{SUPERVISOR}")
-    if lock is None:
+    fd = try_lock(f"{runtime_dir}/{SUPERVISOR}")
+    if fd is not None:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd
+
+
+def find_supervisor(runtime_dir: str) -> int | None:
+    """The pid of the launcher (or `recover`) that watches the machine."""
+    path = f"{runtime_dir}/{SUPERVISOR}"
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            pid = int(file.read(32))
+    except (OSError, ValueError):
         return None
+    return pid if is_locked(path) and _identity(path) in set(_open_files(pid)) else None
+
+
+def find_qemu(runtime_dir: str) -> int | None:
+    """The pid of the machine's QEMU: it has the lock open, and says `-name guest=NAME`.
+
+    Looking at open files finds it even when the launcher died before it could note the pid; and
+    none of the launcher's own processes says such a name.
+    """
     for pid in _processes():
-        held = set(_open_files(pid))
-        if lock in held and supervisor not in held:
+        if is_qemu(runtime_dir, pid):
             return pid
     return None
+
+
+def is_qemu(runtime_dir: str, pid: int) -> bool:
+    """Whether this process is the machine's QEMU."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+            words = os.fsdecode(file.read()).split("\0")
+    except OSError:
+        return False
+    name = "guest=" + os.path.basename(runtime_dir)  # noqa: PTH119
+    named = (b for a, b in zip(words, words[1:], strict=False) if a == "-name")  # noqa: RUF007
+    if not any(one.split(",")[0] == name for one in named):
+        return False
+    lock = _identity(f"{runtime_dir}/{LOCK}")
+    return lock is not None and lock in _open_files(pid)
+
+
+def kill_qemu(runtime_dir: str) -> bool:
+    """Send SIGKILL to the machine's QEMU; whether there was one."""
+    pid = find_qemu(runtime_dir)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            if is_qemu(runtime_dir, pid):  # still, now that the number cannot be another's
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                return True
+        finally:
+            os.close(fd)
+    return False
 
 
 def _processes() -> Iterator[int]:

@@ -230,11 +230,6 @@ def read_start_time(host: Host, pid: int) -> int | None:
         return None
 
 
-def is_owner_alive(host: Host, header: Header) -> bool:
-    """Whether the launcher that wrote it still runs."""
-    return read_start_time(host, header.pid) == header.start_time
-
-
 def _open(path: Path, flags: int) -> int:
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -16,13 +16,15 @@ from qlaunch.errors import HostError, Problem
 from qlaunch.plan.model import PinPlan
 from qlaunch.vm.loop import asyncio, first
 from qlaunch.vm.monitor import Monitor
-from qlaunch.vm.pin import Pinned, pin_threads, read_threads
+from qlaunch.vm.pin import Pinned, pin_threads, read_threads, verify
 from qlaunch.vm.process import QemuProcess
 from qlaunch.vm.ready import wait_ready
 from qlaunch.vm.stop import stop_machine
 from qlaunch.vm.watch import End, StopRequests, watch
 
 Say = Callable[[str], None]
+PINS_AGAIN = 1.0  # seconds after which the pins are read again
+GRACE = 5.0  # seconds that a monitor gets to answer once a stop is asked for
 
 
 def _silent(text: str) -> None:
@@ -77,12 +79,16 @@ async def _live(process: QemuProcess, life: Life, say: Say) -> End:
                 raise HostError("stopped before the guest ran")
             await monitor.execute("cont")
             life.stage(9, _running_text(pinned))
-            return await watch(
-                monitor, process, requests, timeout=life.stop_timeout, log=log,
-                devices=life.devices,
-            )
+            later = asyncio.ensure_future(_verify(pinned, say))
+            try:
+                return await watch(
+                    monitor, process, requests, timeout=life.stop_timeout, log=log,
+                    devices=life.devices, control=life.control,
+                )
+            finally:
+                later.cancel()
         except BaseException:
-            await stop_machine(monitor, process, timeout=0, log=say, devices=life.devices)
+            await stop_machine(monitor, process, timeout=None, log=say, devices=life.devices)
             raise
         finally:
             if monitor is not None:
@@ -122,6 +128,13 @@ async def _pin(monitor: Monitor, process: QemuProcess, life: Life) -> list[Pinne
     return pin_threads(await read_threads(monitor, process.pid), life.pins)
 
 
+async def _verify(pinned: list[Pinned], say: Say) -> None:
+    """A vhost worker of root's, or somebody who moves threads, is told once."""
+    await asyncio.sleep(PINS_AGAIN)
+    for problem in verify(pinned):
+        say(str(problem))
+
+
 def _running_text(pinned: list[Pinned]) -> str:
     vcpus = [p for p in pinned if p.name.startswith("vcpu")]
     if not vcpus:
@@ -133,23 +146,48 @@ def _running_text(pinned: list[Pinned]) -> str:
 async def _adopt(process: QemuProcess, life: Life, say: Say) -> End:
     with StopRequests() as requests:
         monitor: Monitor | None = None
+        if life.asked():
+            requests.request(life.asked())
         try:
-            try:
-                monitor = await Monitor.connect(
-                    life.control, timeout=5.0, alive=lambda: process.poll() is None
-                )
-                status = await monitor.execute("query-status")
-                if status["status"] in ("prelaunch", "inmigrate"):
-                    say("its guest never ran; ending it")
-                    requests.request("recover")
-            except HostError as error:
-                # An end of QEMU, or a monitor that somebody blocks: signals still work.
-                say(f"no monitor: {error.problems[0].message}")
+            monitor = await _reached(process, life, requests, say)
             life.stage(9, "watched again")
             return await watch(
                 monitor, process, requests, timeout=life.stop_timeout, log=say,
-                devices=life.devices,
+                devices=life.devices, control=life.control,
             )
         finally:
             if monitor is not None:
                 await monitor.close()
+
+
+async def _reached(
+    process: QemuProcess, life: Life, requests: StopRequests, say: Say
+) -> Monitor | None:
+    """The monitor of an adopted QEMU, which may still be building its machine.
+
+    None when it cannot be had, by its end or because somebody blocks it: signals still work.
+    """
+    task = asyncio.ensure_future(
+        wait_ready(
+            life.control, process, timeout=life.ready_timeout, memory=life.memory,
+            on_progress=life.tell,
+        )
+    )
+    try:
+        await first(None, asyncio.wait((task,)), requests.event.wait())
+        await asyncio.wait((task,), timeout=GRACE)
+        if not task.done():
+            return None
+        monitor = task.result()
+    except HostError as error:
+        say(f"no monitor: {error.problems[0].message}")
+        return None
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+    with contextlib.suppress(HostError):
+        status = await monitor.execute("query-status")
+        if status["status"] in ("prelaunch", "inmigrate"):
+            say("its guest never ran; ending it")
+            requests.request("recover")
+    return monitor

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from qlaunch.errors import HostError, Problem
 
 HOST_LOCK = ".host.lock"
+LOOKING = 0.03  # seconds; `is_locked` holds a lock for a moment when it looks
 HOST_WAIT = 90.0  # longer than one guarded write's deadline
 
 
@@ -76,10 +77,12 @@ def remedy(error: OSError, path: str) -> str:
 
 
 def try_lock(path: str) -> int | None:
-    """Open and lock a file; None when another process holds it. The fd is close-on-exec.
+    """Open and lock a file; None when another process holds it for longer than it takes to look.
 
+    The fd is close-on-exec.
     Raises HostError when the file cannot be opened.
     """
+    deadline = time.monotonic() + LOOKING
     while True:
         try:
             fd = os.open(
@@ -94,7 +97,10 @@ def try_lock(path: str) -> int | None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
-            return None
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(LOOKING / 10)
+            continue
         if _is_at(fd, path):
             return fd
         os.close(fd)

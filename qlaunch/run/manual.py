@@ -17,7 +17,7 @@ from qlaunch.host.handler import Host
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.host.pci import release_device
 from qlaunch.plan.steps import LoadModule, TakeDevice
-from qlaunch.run.claims import Owner, drop_claims, take_claims
+from qlaunch.run.claims import Owner, drop_claims, sign_claims, take_claims
 from qlaunch.run.engine import Engine
 from qlaunch.run.journal import (
     FILE_NAME,
@@ -38,8 +38,9 @@ Say = Callable[[str], None]
 def claimed(base: str, devices: Sequence[PciAddress], say: Say) -> Iterator[None]:
     """Host lock and claims: a running machine's device is refused."""
     make_directory(base, 0o711)
+    owner = Owner("(by hand)", os.getpid(), time.time())
     with HostLock(base, say):
-        claims = take_claims(base, Owner("(by hand)", os.getpid(), time.time()), devices)
+        claims = take_claims(base, owner, devices)
         try:
             for claim in claims:
                 if claim.left_by and Path(base, claim.left_by, FILE_NAME).exists():
@@ -47,6 +48,7 @@ def claimed(base: str, devices: Sequence[PciAddress], say: Say) -> Iterator[None
                         Problem(f"{claim.left_by} died with {claim.device}",
                                 hint=f"qlaunch recover '{claim.left_by}'")
                     )
+            claims = sign_claims(claims, owner)
             yield
         finally:
             drop_claims(claims)

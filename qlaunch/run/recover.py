@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
-from qlaunch.errors import EXIT_FAILED, EXIT_OK, HostError, NotRestoredError, Problem
+from qlaunch.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    HostError,
+    NotRestoredError,
+    Problem,
+    QlaunchError,
+)
 from qlaunch.host.handler import Host
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.plan.steps import Step
+from qlaunch.run.account import as_account, run_hooks
 from qlaunch.run.claims import CLAIMS, read_owner
 from qlaunch.run.cleanup import clean_up
 from qlaunch.run.engine import Engine, Outcome
-from qlaunch.run.info import LOCK, SUPERVISOR, Info, find_qemu, is_alive, read_info
+from qlaunch.run.info import (
+    CONTROL,
+    LOCK,
+    Info,
+    find_qemu,
+    is_alive,
+    is_qemu,
+    read_info,
+    try_supervise,
+)
 from qlaunch.run.journal import (
     FILE_NAME,
     End,
@@ -25,15 +45,30 @@ from qlaunch.run.journal import (
     read_start_time,
 )
 from qlaunch.run.locks import HostLock, try_lock
+from qlaunch.run.story import LOG, Story
+from qlaunch.run.terminal import Interrupts
+from qlaunch.run.verdict import why
 
 Say = Callable[[str], None]
+Stop = Literal["", "ask", "now", "kill"]
+ASKED = {"ask": "qlaunch stop", "now": "qlaunch stop --now"}
+ENDS_IT = "; Ctrl-C presses {name}'s power button"
+LET_GO = 30.0  # seconds that the kernel may need for a QEMU that was killed
 
 
-def recover(base: str, name: str, say: Say) -> int:
-    """Recover one machine; returns the exit code.
+def recover(
+    base: str,
+    name: str,
+    say: Say,
+    *,
+    stop: Stop = "",
+    on_watched: Callable[[], None] = lambda: None,
+) -> int:
+    """Recover one machine; returns the exit code. What is told is in the machine's log too.
 
-    A guest that still runs is watched until it ends. Raises HostError when there is nothing of
-    that name or a launcher watches it, NotRestoredError when something could not be put back.
+    A guest that still runs is watched until it ends (`on_watched` is called when that begins), or
+    is ended as `stop` says. Raises HostError when there is nothing of that name or a launcher
+    watches it, NotRestoredError when something could not be put back.
     """
     runtime = f"{base}/{name}"
     if not Path(runtime).is_dir():
@@ -41,31 +76,76 @@ def recover(base: str, name: str, say: Say) -> int:
             Problem(f"there is no machine {name} that runs or left something behind",
                     hint="qlaunch ps")
         )
-    supervisor = try_lock(f"{runtime}/{SUPERVISOR}")
-    if supervisor is None:
-        raise HostError(
-            Problem(f"{name} is watched by its launcher", hint=f"qlaunch status '{name}'")
-        )
-    try:
-        code = _watch_again(runtime, name, say) if is_alive(runtime) else EXIT_OK
-        lock = try_lock(f"{runtime}/{LOCK}")
-        if lock is None:
+    with contextlib.ExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts(say))
+        supervisor = try_supervise(runtime)
+        if supervisor is None:
+            raise HostError(
+                Problem(f"{name} is watched by its launcher", hint=f"qlaunch status '{name}'")
+            )
+        stack.callback(os.close, supervisor)
+        story = _machines_log(read_info(runtime), stack)
+
+        def tell(text: str) -> None:
+            say(text)
+            story.note(text)
+
+        code = EXIT_OK
+        if is_alive(runtime):
+            code = _watch_again(runtime, name, tell, stop, interrupts, on_watched)
+        interrupts.disarm()
+        stack.callback(os.close, _free_lock(runtime, name, tell))
+        try:
+            recover_dead(base, name, tell, Host())
+        except QlaunchError as error:
+            story.note(str(error))
+            raise
+        finally:
+            rest = clean_up(base, name)
+        if rest:
+            tell(f"{runtime} stays: {', '.join(rest)} is not qlaunch's")
+        return code
+
+
+def _machines_log(info: Info | None, stack: contextlib.ExitStack) -> Story:
+    """A story that goes on in the machine's log, when it has one."""
+    story = Story(quiet=True)
+    if info is not None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with contextlib.suppress(OSError), as_account(info):
+            story.to_file(os.open(f"{info.state_dir}/{LOG}", flags))
+            stack.callback(story.close)
+    return story
+
+
+def _free_lock(runtime: str, name: str, say: Say) -> int:
+    """The machine's lock. A QEMU that is being taken down by the kernel has no name any more and
+    still holds it. Raises NotRestoredError when it is not let go of."""
+    deadline = time.monotonic() + LET_GO
+    told = False
+    while (lock := _try_own(runtime)) is None:
+        if find_qemu(runtime) is not None or time.monotonic() > deadline:
             raise NotRestoredError(
                 Problem("QEMU could not be ended; its devices stay with it", where=name,
                         hint=f"qlaunch recover '{name}'")
             )
-        try:
-            recover_dead(base, name, say, Host())
-        finally:
-            clean_up(base, name)
-            os.close(lock)
-        return code
-    finally:
-        os.close(supervisor)
+        if not told:
+            say(f"{name}: waiting for the kernel to take QEMU down")
+            told = True
+        time.sleep(0.05)
+    return lock
 
 
-def _watch_again(runtime: str, name: str, say: Say) -> int:
+def _try_own(runtime: str) -> int | None:
+    return try_lock(f"{runtime}/{LOCK}")
+
+
+def _watch_again(
+    runtime: str, name: str, say: Say, stop: Stop, interrupts: Interrupts,
+    on_watched: Callable[[], None],
+) -> int:
     """Supervise a QEMU without launcher until it is gone."""
+    interrupts.hold()
     from qlaunch.run.live import Life, adopt
     from qlaunch.vm.process import QemuProcess
 
@@ -73,19 +153,29 @@ def _watch_again(runtime: str, name: str, say: Say) -> int:
     if pid is None:
         return EXIT_OK
     info = read_info(runtime)
+
+    def watched(number: int, text: str) -> None:
+        say(f"{name}: {text} (pid {pid})" + ("" if stop else ENDS_IT.format(name=name)))
+        on_watched()
+
     life = Life(
-        control=f"{runtime}/control.sock", pins=None, memory=0, ready_timeout=30.0,
+        control=f"{runtime}/{CONTROL}", pins=None, memory=info.memory if info else 0,
+        ready_timeout=info.ready_timeout if info else 60.0,
         stop_timeout=info.stop_timeout if info else 60.0, devices=len(info.devices) if info else 0,
-        last_words=lambda: "", before_cont=lambda: None,
-        stage=lambda number, text: say(f"{name}: {text} (pid {pid})"),
+        last_words=lambda: "", before_cont=lambda: None, stage=watched, tell=say,
+        asked=lambda: interrupts.pending or ASKED.get(stop, ""),
     )
     try:
         process = QemuProcess.adopt(pid, read_start_time(Host(), pid) or 0)
     except (HostError, OSError):
         return EXIT_OK  # it ended just now
     with process:
+        if stop == "kill" and is_qemu(runtime, pid):
+            process.send(signal.SIGKILL)
         end = adopt(process, life, say)
-    return EXIT_FAILED if end.reason in ("died", "panic") and end.exit.code != 0 else EXIT_OK
+    if end.reason != "stuck":
+        say(f"{name}: ended ({'killed' if stop == 'kill' else why(end)})")
+    return EXIT_FAILED if end.reason in ("died", "panic") else EXIT_OK
 
 
 def recover_dead(
@@ -101,10 +191,11 @@ def recover_dead(
         if only_if_dead:
             if not Path(runtime, FILE_NAME).exists():
                 return Outcome()
-            lock = try_lock(f"{runtime}/{LOCK}")
-            if lock is None:
-                raise HostError(Problem(f"{name} still runs", hint=f"qlaunch stop '{name}'"))
-            stack.callback(os.close, lock)
+            for take in (try_supervise, _try_own):
+                lock = take(runtime)
+                if lock is None:
+                    raise HostError(Problem(f"{name} still runs", hint=f"qlaunch stop '{name}'"))
+                stack.callback(os.close, lock)
             stack.callback(clean_up, base, name)
         return _replay(base, name, say, host)
 
@@ -130,6 +221,12 @@ def _replay(base: str, name: str, say: Say, host: Host) -> Outcome:
             journal.close()
     for sentence in outcome.sentences:
         say(sentence)
+    info = read_info(f"{base}/{name}")
+    if info is not None and not any(isinstance(r, End) for r in contents.records):
+        try:  # not twice: a session that has written its end has run them
+            run_hooks(info.after, info.account, info.trusted, say)
+        except QlaunchError as error:
+            say(str(error))
     if outcome.left:
         raise NotRestoredError(
             [*outcome.problems,
@@ -151,15 +248,6 @@ def _forget_claims(base: str, name: str) -> None:
         if fd is not None:
             path.unlink(missing_ok=True)
             os.close(fd)
-
-
-def leftovers(base: str, names: list[str]) -> list[tuple[str, Info | None]]:
-    """Machines without a live launcher or QEMU that have a journal."""
-    return [
-        (name, read_info(f"{base}/{name}"))
-        for name in names
-        if not is_alive(f"{base}/{name}") and Path(base, name, FILE_NAME).exists()
-    ]
 
 
 def pending_steps(records: Sequence[Record]) -> tuple[Step, ...]:

@@ -20,15 +20,15 @@ from qlaunch.host.handler import Host
 from qlaunch.host.net import NetChild
 from qlaunch.host.tap import attach_tap
 from qlaunch.plan.model import Plan
-from qlaunch.plan.steps import LoadModule, MakeBridge, TakeDevice
-from qlaunch.run.account import as_account, run_hooks
-from qlaunch.run.cleanup import clean_up
+from qlaunch.plan.steps import LoadModule, MakeBridge
+from qlaunch.run.account import run_hooks
 from qlaunch.run.handover import Handover, opened
-from qlaunch.run.info import LOCK, SUPERVISOR, info_of, note_start, write_info
+from qlaunch.run.info import Info, info_of, note_start, write_info
 from qlaunch.run.journal import FILE_NAME, End, Journal, Stage, create_journal, make_header
-from qlaunch.run.locks import HostLock, make_directory, try_lock
-from qlaunch.run.story import LOG, QEMU_LOG, Story
-from qlaunch.run.terminal import Interrupts, ended_on_failure, terminal_kept
+from qlaunch.run.locks import HostLock
+from qlaunch.run.prepare import claim_devices, claim_name, open_logs
+from qlaunch.run.story import QEMU_LOG, Story
+from qlaunch.run.terminal import Interrupts, closing, ended_on_failure
 from qlaunch.values import CpuSet
 from qlaunch.vm.process import QemuProcess, last_words, log_offset
 from qlaunch.vm.spawn import start_qemu
@@ -85,10 +85,11 @@ class Session:
     def _prepare(self, stack: contextlib.ExitStack) -> tuple[int, Plan]:
         """Stages 2 and 3, and the log."""
         self.stage(2, "claiming the name")
-        lock = self._claim_name(stack)
+        name = self.loaded.profile.name
+        lock = claim_name(self.base, name, stack, self.story, self.host)
         self.stage(3, "planning")
         plan = self.make_plan()
-        self._open_logs(plan, stack)
+        self.qemu_log = open_logs(plan, stack, self.story)
         self.stage(4, "claiming the devices")
         return lock, plan
 
@@ -109,15 +110,17 @@ class Session:
 
     def _do(self, plan: Plan, lock: int) -> MachineEnd:
         """Stages 4 to 9."""
-        self._claim_devices(plan)
+        claim_devices(self.base, plan, self.claims, self.story, self.host)
+        profile = str(self.loaded.sources[0].path)
+        info = info_of(plan, profile, time.time(), trusted=self.loaded.trusted)
+        write_info(info)  # before the journal, whose recovery reads it
         self.journal = create_journal(
-            Path(plan.runtime_dir),
-            make_header(self.host, plan.name, str(self.loaded.sources[0].path)),
+            Path(plan.runtime_dir), make_header(self.host, plan.name, profile)
         )
         run_hooks(plan.profile.hooks.before, plan.account, self.loaded.trusted, self.story.say)
         self.stage(5, f"{len(plan.steps)} host steps")
         self._apply(plan)
-        return self._live(plan, lock)
+        return self._live(plan, info, lock)
 
     def stage(self, number: int, text: str) -> None:
         """Enter a stage: told in the journal once there is one, and in the log."""
@@ -126,63 +129,6 @@ class Session:
             self.journal.write(Stage(stage=str(number), detail=text))
 
     # -- stages 2 to 5 -----------------------------------------------------------------------
-
-    def _claim_name(self, stack: contextlib.ExitStack) -> int:
-        name = self.loaded.profile.name
-        runtime = f"{self.base}/{name}"
-        make_directory(self.base, 0o711 if os.geteuid() == 0 else 0o700)
-        make_directory(runtime)
-        lock = try_lock(f"{runtime}/{LOCK}")
-        if lock is None:
-            raise HostError(
-                Problem(f"{name} is running", where=runtime,
-                        hint=f"qlaunch status '{name}'; qlaunch stop '{name}'")
-            )
-        stack.callback(os.close, lock)
-        if Path(runtime, FILE_NAME).exists():
-            from qlaunch.run.recover import recover_dead
-
-            self.story.say(f"{name} left something behind; putting it back first")
-            recover_dead(self.base, name, self.story.say, self.host)
-        supervisor = try_lock(f"{runtime}/{SUPERVISOR}")
-        if supervisor is None:
-            raise HostError(Problem(f"{name} is being recovered by another qlaunch", runtime))
-        stack.callback(os.close, supervisor)
-        stack.callback(clean_up, self.base, name)
-        return lock
-
-    def _open_logs(self, plan: Plan, stack: contextlib.ExitStack) -> None:
-        with as_account(plan):
-            make_directory(plan.state_dir)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                self.story.to_file(os.open(f"{plan.state_dir}/{LOG}", flags, 0o600))
-                self.qemu_log = os.open(f"{plan.state_dir}/{QEMU_LOG}", flags, 0o600)
-            except OSError as error:
-                raise HostError(
-                    Problem(f"the log cannot be written: {error.strerror}", where=plan.state_dir)
-                ) from None
-        stack.callback(os.close, self.qemu_log)
-        if plan.socket_dir != plan.runtime_dir and plan.account is not None:
-            owner = (plan.account.uid, plan.account.gid)
-            parent = os.path.dirname(plan.socket_dir)  # noqa: PTH120
-            make_directory(os.path.dirname(parent), 0o711)  # noqa: PTH120
-            make_directory(parent, 0o700, owner)
-            make_directory(plan.socket_dir, 0o700, owner)
-
-    def _claim_devices(self, plan: Plan) -> None:
-        devices = [s.address for s in plan.steps if isinstance(s, TakeDevice)]
-        if not devices:
-            return
-        from qlaunch.run.claims import Owner, take_claims
-        from qlaunch.run.recover import recover_dead
-
-        owner = Owner(plan.name, os.getpid(), time.time())
-        with HostLock(self.base, self.story.say):
-            self.claims = take_claims(self.base, owner, devices)
-        for left_by in {c.left_by for c in self.claims if c.left_by}:
-            self.story.say(f"{left_by} died with a device of this machine; putting it back first")
-            recover_dead(self.base, left_by, self.story.say, self.host, only_if_dead=True)
 
     def _apply(self, plan: Plan) -> None:
         if not plan.steps or self.journal is None:
@@ -199,17 +145,15 @@ class Session:
 
     # -- stages 6 to 9 -----------------------------------------------------------------------
 
-    def _live(self, plan: Plan, lock: int) -> MachineEnd:
+    def _live(self, plan: Plan, info: Info, lock: int) -> MachineEnd:
         self.stage(6, "opening what QEMU inherits")
         with opened(plan, lock, self.claims) as handover:
-            taps = dict(handover.taps)
+            taps, terminal = dict(handover.taps), handover.terminal
             self.stage(7, "starting QEMU")
-            info = info_of(plan, str(self.loaded.sources[0].path), time.time())
-            write_info(info)
             offset = log_offset(self.qemu_log)
             self.interrupts.hold()
             process = self._start(plan, handover)
-        with process, ended_on_failure(process), terminal_kept(self.terminal):
+        with process, ended_on_failure(process), closing(terminal):
             # Now, while QEMU builds its machine: what takes time and is not needed before, and
             # what is needed at the end, when another version may have been installed.
             from qlaunch.run import verdict  # noqa: F401
@@ -222,7 +166,8 @@ class Session:
                 ready_timeout=plan.ready_timeout, stop_timeout=info.stop_timeout,
                 devices=len(plan.cards), last_words=lambda: last_words(log, offset),
                 before_cont=lambda: self._attach(taps), stage=self._running,
-                asked=lambda: self.interrupts.pending,
+                asked=lambda: self.interrupts.pending, tell=self.story.say, terminal=terminal,
+                sink=1 if self.terminal else self.qemu_log,
             )
             end = live(process, life, self.story.note)
             if end.reason == "died":
@@ -232,12 +177,10 @@ class Session:
             return end
 
     def _start(self, plan: Plan, handover: Handover) -> QemuProcess:
-        uses_terminal = self.terminal and any(s.type == "stdio" for s in plan.profile.serial)
         return start_qemu(
             render_argv(plan), fds=handover.fds, stderr_fd=self.qemu_log, account=plan.account,
             memlock=plan.memlock if os.geteuid() == 0 else None,
             cpus=_starting_cpus(plan), env=plan.profile.qemu.env,
-            terminal=uses_terminal,
         )
 
     def _attach(self, taps: dict[str, str]) -> None:
@@ -259,7 +202,9 @@ class Session:
         from qlaunch.run.engine import Outcome
 
         outcome = Outcome()
-        if self.engine is not None and self.engine.pending:
+        if self.engine is not None and self.engine.gave_up is not None:
+            outcome = self.engine.gave_up  # what it has failed on is not touched again
+        elif self.engine is not None and self.engine.pending:
             if any(isinstance(step, MakeBridge) for step in self.engine.pending):
                 self.net.start()  # its import overlaps the return of the devices
             with contextlib.ExitStack() as stack:
@@ -277,10 +222,12 @@ class Session:
             with contextlib.suppress(OSError):
                 Path(plan.runtime_dir, FILE_NAME).unlink()
         if plan.profile.hooks.after:
-            with contextlib.suppress(QlaunchError):
+            try:
                 run_hooks(
                     plan.profile.hooks.after, plan.account, self.loaded.trusted, self.story.say
                 )
+            except QlaunchError as error:
+                self.story.say(str(error))
         return outcome
 
     def _drop_claims(self, keep_files: bool) -> None:

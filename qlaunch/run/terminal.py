@@ -15,7 +15,7 @@ KILLED_WITHIN = 30.0  # seconds; VFIO may have to tear down much memory
 
 
 class Interrupts:
-    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt once; after that they only tell.
+    """The signals that end a run raise KeyboardInterrupt once; after that they only tell.
 
     Once, because what the first one ends in is giving the host back, and nothing may end that. The
     event loop takes the signals over while the guest runs (vm/watch.py) and hands them back here.

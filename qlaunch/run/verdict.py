@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from qlaunch.vm.watch import End
 
 
+RUNGS = {"powerdown": "its power button", "quit": "quit", "term": "SIGTERM", "kill": "SIGKILL"}
+
+
 def tell_end(
     name: str, end: End | None, failure: BaseException | None, outcome: Outcome, story: Story
 ) -> int:
@@ -32,15 +35,17 @@ def tell_end(
     if end is not None and end.reason == "stuck":
         left.append(Problem("QEMU could not be ended; its devices stay with it", name,
                             found=end.detail))
-    if left or isinstance(failure, NotRestoredError):
+    if left:
         _not_restored(name, left, failure, story)
     if failure is not None:
         _failed(failure, story)
     if end is None or end.reason in ("died", "panic"):
         story.note("[11] ended badly")
+        if end is not None:
+            story.say(f"{name}: ended badly ({why(end)}), all given back")
         return EXIT_FAILED
     story.note("[11] done")
-    story.say(f"{name}: ended ({_why(end)}), all given back")
+    story.say(f"{name}: ended ({why(end)}), all given back")
     return EXIT_OK
 
 
@@ -48,7 +53,7 @@ def _not_restored(
     name: str, left: list[Problem], failure: BaseException | None, story: Story
 ) -> NoReturn:
     problems = list(failure.problems) if isinstance(failure, QlaunchError) else []
-    problems += left
+    problems += [problem for problem in left if problem not in problems]
     problems.append(
         Problem("the host is not as it was", where=name,
                 hint=f"qlaunch recover '{name}'")
@@ -70,9 +75,14 @@ def _failed(failure: BaseException, story: Story) -> NoReturn:
     raise failure
 
 
-def _why(end: End) -> str:
+def why(end: End) -> str:
+    """How it ended, in a few words."""
     if end.reason == "guest":
         return "the guest powered off"
     if end.reason == "stopped":
-        return f"stopped by {end.rungs[-1]}" if end.rungs else "stopped"
+        return f"stopped by {RUNGS[end.rungs[-1]]}" if end.rungs else "stopped"
+    if end.reason == "gone":
+        return "how, nobody saw"
+    if end.reason == "died":
+        return f"QEMU died: {end.exit}"
     return f"QEMU was told to: {end.detail}" if end.detail else end.reason

@@ -48,14 +48,15 @@ async def stop_machine(
     monitor: Monitor | None,
     process: QemuProcess,
     *,
-    timeout: float,
+    timeout: float | None,
     log: Log = lambda text: None,
     escalate: asyncio.Event | None = None,
     devices: int = 0,
     patience: Patience | None = None,
 ) -> Stopped:
-    """End the machine, giving the guest `timeout` to shut down. Never raises for what QEMU does.
+    """End the machine, giving the guest `timeout` to shut down (None: the guest is not asked).
 
+    Never raises for what QEMU does.
     Each setting of `escalate` ends the waiting on the present rung; it is cleared. When this
     returns with `stuck`, QEMU still exists, has SIGKILL pending, and holds its devices.
     """
@@ -63,7 +64,7 @@ async def stop_machine(
         return Stopped(None, ())
     ladder = _Ladder(monitor, process, log, escalate or asyncio.Event(), devices)
     patience = patience or Patience()
-    if await ladder.powerdown(timeout, patience):
+    if timeout is not None and await ladder.powerdown(timeout, patience):
         return ladder.done("powerdown")
     if await ladder.quit(patience):
         return ladder.done("quit")

@@ -6,27 +6,32 @@ after everything is put back: a signal that comes between two waits is kept, nev
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any, Literal, NamedTuple
 
+from qlaunch.children import ENDING
+from qlaunch.errors import HostError
 from qlaunch.vm.loop import asyncio, exited, first
 from qlaunch.vm.monitor import Event, Monitor
 from qlaunch.vm.process import Exit, QemuProcess
 from qlaunch.vm.stop import Log, Patience, Rung, Stopped, stop_machine
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOW = ("SIGUSR1", "qlaunch stop --now")  # requests by which the guest is not asked
 ECHO = 0.3  # seconds; a closing terminal and systemd send two signals for one request
 LAST_EVENTS = 2.0  # seconds for QMP to reach its end after QEMU's
+REDIAL = 1.0  # seconds between two attempts to reach a QEMU whose monitor was lost
 
-Reason = Literal["guest", "host", "stopped", "panic", "died", "stuck"]
+Reason = Literal["guest", "host", "stopped", "panic", "died", "gone", "stuck"]
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class End(NamedTuple):
     """How a machine ended: "guest" powered off, "host" was told to by another than us, "stopped"
-    by our ladder, "panic", "died" of itself, or "stuck" and still there."""
+    by our ladder, "panic", "died" of itself, "gone" when it was another's child and told nothing,
+    or "stuck" and still there."""
 
     reason: Reason
     guest_initiated: bool
@@ -37,7 +42,7 @@ class End(NamedTuple):
     @property
     def clean(self) -> bool:
         """Whether nothing went wrong on the way."""
-        return self.reason in ("guest", "host", "stopped") and self.exit.signal is None
+        return self.reason in ("guest", "host", "stopped", "gone") and self.exit.signal is None
 
 
 class StopRequests:
@@ -50,6 +55,7 @@ class StopRequests:
         self.event = asyncio.Event()
         self.count = 0
         self.last = ""  # who asked
+        self.now = False  # not by way of the guest
         self._numbers = tuple(numbers)
         self._echo = echo
         self._when = float("-inf")
@@ -74,10 +80,15 @@ class StopRequests:
         self._before.clear()
 
     def request(self, who: str) -> None:
-        """Ask once more. The first starts the ladder, each later one skips a rung."""
+        """Ask once more. The first starts the ladder, each later one skips a rung.
+
+        One of `NOW` leaves the first rung, the power button, out.
+        """
         now = self._loop.time()
-        echoes = now - self._when < self._echo
+        news = who in NOW and not self.now
+        echoes = now - self._when < self._echo and not news
         self._when = now
+        self.now = self.now or news
         if not echoes:
             self.count += 1
             self.last = who
@@ -93,21 +104,25 @@ async def watch(
     log: Log = lambda text: None,
     devices: int = 0,
     patience: Patience | None = None,
+    control: str = "",
 ) -> End:
     """Until QEMU is gone: log its events, and climb the ladder once a stop is requested.
 
     `timeout` is the guest's, to shut down. When this returns QEMU has been reaped, except with
-    reason "stuck". The monitor is left to be closed by the caller.
+    reason "stuck". The monitor is left to be closed by the caller; when there is none, or it is
+    lost while QEMU lives, the path `control` is dialled until QEMU answers again.
     """
     seen: dict[str, Event] = {}
-    follower = asyncio.ensure_future(_follow(monitor, seen, log))
+    line = _Line(monitor, process, control, log)
+    follower = asyncio.ensure_future(line.follow(seen))
     stopped: Stopped | None = None
     try:
         if await first(None, exited(process), requests.event.wait()) == 1:
             requests.event.clear()
             log(f"stopping: {requests.last}")
             stopped = await stop_machine(
-                monitor, process, timeout=timeout, log=log, escalate=requests.event,
+                line.monitor, process, timeout=None if requests.now else timeout, log=log,
+                escalate=requests.event,
                 devices=devices, patience=patience,
             )  # fmt: skip
         if process.poll() is not None:
@@ -115,17 +130,51 @@ async def watch(
     finally:
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
+        await line.close()
     return judge(process.poll(), seen, stopped)
 
 
-async def _follow(monitor: Monitor | None, seen: dict[str, Event], log: Log) -> None:
-    if monitor is None:
-        return
-    async for event in monitor.events:
-        seen[event.name] = event
-        if text := describe(event):
-            log(text)
-    log(f"QMP has ended: {monitor.lost}")
+class _Line:
+    """The monitor that is talked to at present: the caller's, and ours once that was lost."""
+
+    def __init__(
+        self, monitor: Monitor | None, process: QemuProcess, control: str, log: Log
+    ) -> None:
+        self.monitor = monitor
+        self._process = process
+        self._control = control
+        self._log = log
+        self._ours: Monitor | None = None
+
+    async def follow(self, seen: dict[str, Event]) -> None:
+        """Note and tell all events, until QEMU has ended (or nothing can be dialled)."""
+        while True:
+            if self.monitor is not None:
+                async for event in self.monitor.events:
+                    seen[event.name] = event
+                    if text := describe(event):
+                        self._log(text)
+                self._log(f"QMP has ended: {self.monitor.lost}")
+            if not self._control or not await self._redial():
+                return
+            self._log("QMP answers again")
+
+    async def _redial(self) -> bool:
+        """Whether there is a new connection; False when QEMU has ended."""
+        await self.close()
+        while await first(REDIAL, exited(self._process)) is None:
+            with contextlib.suppress(HostError):
+                self.monitor = self._ours = await Monitor.connect(
+                    self._control, timeout=None, alive=lambda: self._process.poll() is None
+                )
+                return True
+        return False
+
+    async def close(self) -> None:
+        """End what was dialled here."""
+        if self._ours is not None:
+            await self._ours.close()
+            self._ours = None
 
 
 def judge(ended: Exit | None, seen: dict[str, Event], stopped: Stopped | None) -> End:
@@ -139,6 +188,8 @@ def judge(ended: Exit | None, seen: dict[str, Event], stopped: Stopped | None) -
         return End("panic", True, ended, rungs, cause)
     if rungs:
         return End("stopped", False, ended, rungs, cause)
+    if shutdown is None and ended == Exit():
+        return End("gone", False, ended, detail="how, only its parent was told")
     if shutdown is None:
         return End("died", False, ended, detail=str(ended))
     by_guest = bool(shutdown.data.get("guest"))

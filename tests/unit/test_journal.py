@@ -25,7 +25,6 @@ from qlaunch.run.journal import (
     Undoing,
     Undone,
     create_journal,
-    is_owner_alive,
     make_header,
     open_journal,
     read_boot_id,
@@ -198,13 +197,10 @@ def test_another_boots_journal_is_stale(path: Path) -> None:
     assert not contents.is_stale("b")
 
 
-def test_the_owner_is_known_by_pid_and_start_time() -> None:
+def test_a_header_of_this_process() -> None:
     header = make_header(Host(), "win7")
     assert header.boot_id == read_boot_id(Host()) != ""
-    assert is_owner_alive(Host(), header)
-    assert not is_owner_alive(Host(), HEADER)
-    gone = Header(boot_id="b", pid=2**22 + 1, start_time=1, name="x")
-    assert not is_owner_alive(Host(), gone)
+    assert journals.read_start_time(Host(), header.pid) == header.start_time
 
 
 def test_a_command_name_with_brackets(tmp_path: Path) -> None:

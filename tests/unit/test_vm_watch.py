@@ -41,7 +41,7 @@ OURS = Stopped("quit", ("powerdown", "quit"))
         (Exit(signal=9), {}, None, "died", False, False),
         (Exit(code=0), {}, None, "died", False, False),
         (Exit(signal=9), {}, OURS, "stopped", False, False),
-        (Exit(), {}, None, "died", False, False),
+        (Exit(), {}, None, "gone", False, True),
         (None, {}, Stopped(None, ("kill",), "state D"), "stuck", False, False),
     ],
 )
