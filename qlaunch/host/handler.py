@@ -53,7 +53,7 @@ class Host(Struct, frozen=True, kw_only=True):
 
     root: Path = Path("/")
     deadline: float = 75.0  # of one guarded write, seconds
-    settle: float = 2.0  # how long a node may take to appear, or its last user to let go
+    settle: float = 5.0  # how long a node may take to appear, or its last user to let go
     on_wait: Callable[[str, float], None] | None = None
     door: Door | None = None  # None: the real kernel
     net: Net | None = None  # None: pyroute2 in this process

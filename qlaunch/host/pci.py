@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qlaunch.errors import HostError, Problem, StuckError
 from qlaunch.host import device, sysfs
+from qlaunch.host.carried import check_carried, read_kinds
 from qlaunch.host.handler import Captured, Host
 from qlaunch.plan.steps import HoldPower, TakeDevice
 from qlaunch.values import PciAddress
@@ -30,8 +31,10 @@ class TakeDeviceHandler:
     """driver_override, unbind, bind; back again by what was there."""
 
     def capture(self, host: Host, step: TakeDevice) -> Captured:
-        """Identity, driver, override, runtime power control, group. HostError when it is gone."""
-        return device.read_state(host, step.address)
+        """Identity, driver, override, runtime power control, group, and the kinds of nodes that
+        the device carries. HostError when it is gone."""
+        kinds = read_kinds(host, step.address)
+        return {**device.read_state(host, step.address), "kinds": kinds}
 
     def apply(self, host: Host, step: TakeDevice, captured: Captured) -> None:
         """Bind the device to `step.driver`; a device that sits there already is kept.
@@ -57,8 +60,8 @@ class TakeDeviceHandler:
     def undo(self, host: Host, step: TakeDevice, captured: Captured) -> str | None:
         """Give the device to the driver it had, or to `step.return_to`.
 
-        Raises HostError when it is gone, another one, in use, dead (then it is left where it is)
-        or when its driver does not take it; StuckError when a write did not return. A device that
+        Raises HostError when it is gone, another one, in use, dead (then it is left where it is),
+        when its driver does not take it or does not bring its nodes back; StuckError when a write did not return. A device that
         somebody else gave to a third driver is left there.
         """
         address, before = step.address, captured["driver"]
@@ -79,6 +82,8 @@ class TakeDeviceHandler:
             end = f"on {now['driver']}: somebody else bound it there"
         _restore_override(host, address, captured["override"])
         _restore_control(host, address, captured["control"])
+        if before is not None and device.read_driver(host, address) == before:
+            check_carried(host, address, captured.get("kinds", []))
         return f"{address} is {end}"
 
 

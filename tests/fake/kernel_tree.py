@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
 import stat
 from dataclasses import dataclass, field
@@ -10,11 +11,15 @@ from pathlib import Path
 BOOT_ID = "11111111-2222-3333-4444-555555555555"
 ALIVE = bytes.fromhex("86800000060010000000000300000000")
 HANG = -1
+ABSENT = -2
 
 
 @dataclass
 class Fault:
-    """Writes of `data` (any when None) to paths like `pattern` fail, or hang until released."""
+    """Writes of `data` (any when None) to paths like `pattern` fail, or hang until released.
+
+    ABSENT is about nodes: a driver binds, and those of its nodes that match do not appear.
+    """
 
     pattern: str
     number: int
@@ -53,9 +58,12 @@ class KernelTree:
     def add_device(
         self, address: str, *, ids: str = "1234:1111", driver: str | None = None,
         group: int | None = 1, methods: str | None = "bus", possible: str | None = None,
-        matches: str = "", header: int = 0, vfs: int = 0,
+        matches: str = "", header: int = 0, vfs: int = 0, nodes: str = "",
     ) -> Path:
-        """A function; `methods` is what its list says, `possible` what `default` finds."""
+        """A function; `methods` is what its list says, `possible` what `default` finds.
+
+        `nodes` ("drm/card drm/renderD") are what a host driver makes of it, each with a number.
+        """
         path = self.root / "sys/devices/pci0000:00" / address
         path.mkdir(parents=True)
         vendor, device = ids.split(":")
@@ -77,6 +85,7 @@ class KernelTree:
         (model / "matches").write_text(f"{matches} {driver or ''}")
         (model / "header").write_text(str(header))
         (model / "override").touch()
+        (model / "nodes").write_text(nodes)
         if group is not None:
             folder = self.root / "sys/kernel/iommu_groups" / str(group)
             (folder / "devices").mkdir(parents=True, exist_ok=True)
@@ -146,6 +155,22 @@ class KernelTree:
         folder = self.root / "sys/bus/pci/drivers" / driver
         (self.device(address) / "driver").symlink_to(folder)
         (folder / address).symlink_to(self.device(address))
+        if driver != "vfio-pci":
+            self.make_nodes(address)
+
+    def make_nodes(self, address: str) -> None:
+        """What a driver's probe registers, under the number that is in .model/number."""
+        number = self.root / ".model/number"
+        text = number.read_text() if number.exists() else "0"
+        for name in self.nodes(address):
+            path = f"{self.device(address).relative_to(self.root)}/{name}{text}"
+            if not any(
+                f.number == ABSENT and fnmatch.fnmatch(path, f.pattern) for f in self.faults
+            ):
+                (self.root / path).mkdir(parents=True, exist_ok=True)
+
+    def nodes(self, address: str) -> list[str]:
+        return (self.root / ".model" / address / "nodes").read_text().split()
 
     def attach_vfio(self, address: str) -> None:
         self.attach(address, "vfio-pci")
@@ -157,6 +182,8 @@ class KernelTree:
     def detach(self, address: str, driver: str) -> None:
         (self.device(address) / "driver").unlink()
         (self.root / "sys/bus/pci/drivers" / driver / address).unlink()
+        for name in self.nodes(address):
+            shutil.rmtree(self.device(address) / name.split("/")[0], ignore_errors=True)
         if driver == "vfio-pci":
             (self.device(address) / "power/control").write_text("on\n")  # pm_runtime_forbid
             group = self.group(address)

@@ -108,6 +108,9 @@ def test_a_guest_draws_on_the_card_and_the_card_comes_back(
     assert (GRAPHICS.driver, AUDIO.driver) == ("bochs-drm", "snd_hda_intel")
     assert GRAPHICS.read("driver_override") == "(null)"
     assert GRAPHICS.alive
+    devices = Path("/sys/bus/pci/devices")
+    assert list((devices / "0000:01:00.0/drm").glob("card*"))
+    assert list((devices / "0000:01:00.1/sound").glob("card*"))
     assert not Path("/sys/class/net/tap0").exists()
     assert not Path("/sys/class/net/br0").exists()
     assert not Path("/run/qlaunch/lab7").exists()
