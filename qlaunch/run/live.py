@@ -51,14 +51,21 @@ class Life(NamedTuple):
 
 def live(process: QemuProcess, life: Life, say: Say) -> End:
     """From a started QEMU to its end. Raises HostError when it never ran; it has ended then."""
-    gc.enable()  # this may take weeks; starting did without
+    _collect_from_here()
     return asyncio.run(_live(process, life, say))
 
 
 def adopt(process: QemuProcess, life: Life, say: Say) -> End:
     """Watch a QEMU whose launcher is gone. One that never ran is ended: nobody saw it start."""
-    gc.enable()
+    _collect_from_here()
     return asyncio.run(_adopt(process, life, say))
+
+
+def _collect_from_here() -> None:
+    """Watching may take weeks; starting did without. What was imported stays, and is not looked
+    through: that would take 10 ms now."""
+    gc.freeze()
+    gc.enable()
 
 
 async def _live(process: QemuProcess, life: Life, say: Say) -> End:

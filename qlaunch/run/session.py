@@ -110,10 +110,10 @@ class Session:
 
     def _do(self, plan: Plan, lock: int) -> MachineEnd:
         """Stages 4 to 9."""
-        claim_devices(self.base, plan, self.claims, self.story, self.host)
         profile = str(self.loaded.sources[0].path)
         info = info_of(plan, profile, time.time(), trusted=self.loaded.trusted)
-        write_info(info)  # before the journal, whose recovery reads it
+        write_info(info)  # what takes things away again, and recovery, read it
+        claim_devices(self.base, plan, self.claims, self.story, self.host)
         self.journal = create_journal(
             Path(plan.runtime_dir), make_header(self.host, plan.name, profile)
         )
@@ -154,9 +154,7 @@ class Session:
             self.interrupts.hold()
             process = self._start(plan, handover)
         with process, ended_on_failure(process), closing(terminal):
-            # Now, while QEMU builds its machine: what takes time and is not needed before, and
-            # what is needed at the end, when another version may have been installed.
-            from qlaunch.run import verdict  # noqa: F401
+            # Now, while QEMU builds its machine: what takes time and is not needed before.
             from qlaunch.run.live import Life, live
 
             note_start(plan)
@@ -193,6 +191,8 @@ class Session:
         if number == 9:
             self.story.say(f"{self.loaded.profile.name}: {text}")
             self.on_running()
+            # Needed at the end, when another version of this program may be installed.
+            from qlaunch.run import verdict  # noqa: F401
 
     # -- stages 10 and 11 --------------------------------------------------------------------
 
