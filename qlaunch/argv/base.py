@@ -78,7 +78,7 @@ def firmware_options(plan: Plan) -> list[Option]:
     if machine.boot_menu:
         options.append(option("-boot", why="machine.boot_menu", menu=True))
     if machine.bios:
-        options.append(Option("-bios", why="machine.bios", args=(("", machine.bios),)))
+        options.append(Option("-bios", why="machine.bios", whole=machine.bios))
     options += [
         option("-acpitable", why=f"machine.acpi_tables[{i}].file", file=table.file)
         for i, table in enumerate(machine.acpi_tables)

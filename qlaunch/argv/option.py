@@ -26,12 +26,15 @@ class Option(Struct, frozen=True):
     args: tuple[tuple[str, Value], ...] = ()
     why: str = ""
     verbatim: str | None = None  # [qemu] args: one word, not ours to spell
+    whole: str | None = None  # the argument of an option that QEMU does not split: -bios, -set
 
     @property
     def words(self) -> tuple[str, ...]:
         """The option as argv words. Raises UsageError for a control character in a value."""
         if self.verbatim is not None:
             return (self.verbatim,)
+        if self.whole is not None:
+            return (self.flag, checked(self.flag, self.whole))
         if not self.args:
             return (self.flag,)
         return (self.flag, ",".join(spell(key, value) for key, value in self.args))
@@ -40,12 +43,18 @@ class Option(Struct, frozen=True):
 def spell(key: str, value: Value) -> str:
     """`key=value` in QEMU's option syntax: on/off for booleans, commas doubled."""
     text = ("on" if value else "off") if isinstance(value, bool) else str(value)
+    text = checked(key, text).replace(",", ",,")
+    return f"{key}={text}" if key else text
+
+
+def checked(key: str, text: str) -> str:
+    """The text. Raises UsageError for a control character in it."""
     if any(ord(c) < 32 or ord(c) == 127 for c in text):
         raise UsageError(
-            Problem("a control character cannot be passed to QEMU", where=key, found=repr(text))
+            Problem("a control character cannot be passed to QEMU", where=key, found=repr(text),
+                    hint="take it out of the profile")
         )
-    text = text.replace(",", ",,")
-    return f"{key}={text}" if key else text
+    return text
 
 
 def option(flag: str, *words: str, why: str = "", **pairs: Value | None) -> Option:

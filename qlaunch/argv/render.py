@@ -26,8 +26,8 @@ def plan_options(plan: Plan) -> list[Option]:
     options = [o for family in FAMILIES for o in family(plan)]
     qemu = plan.profile.qemu
     for name, value in (qemu.set or {}).items():
-        target, _, prop = name.rpartition(".")
-        options.append(Option("-set", ((f"device.{target}.{prop}", value),), "qemu.set"))
+        text = ("on" if value else "off") if isinstance(value, bool) else str(value)
+        options.append(Option("-set", why="qemu.set", whole=f"device.{name}={text}"))
     options += [Option("", why="qemu.args", verbatim=word) for word in qemu.args]
     return options
 

@@ -168,7 +168,8 @@ def _card(
         )
     multifunction = several if pci.multifunction is None or companion else pci.multifunction
     return PlannedCard(
-        id=f"hostdev{index}" + (f".{_function(address)}" if companion else ""),
+        # No dot: -set could not name it.
+        id=f"hostdev{index}" + (f"-{_function(address)}" if companion else ""),
         key=key, address=address, place=where, multifunction=multifunction,
         x_vga=pci.x_vga and not companion,
         rom=None if companion else pci.rom, rombar=None if companion else pci.rombar,
