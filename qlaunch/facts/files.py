@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from qlaunch.facts.blocks import BlockTable, block_name
+from qlaunch.facts.imagelock import ImageLock, read_image_lock
 from qlaunch.facts.model import HostFile, Invoker
 
 Kind = Literal["missing", "file", "block", "char", "directory", "socket", "other", "denied"]
@@ -123,11 +124,12 @@ def _read_file(
     if name is not None and table is not None:
         kind, size = "block", table.size(name)
         mounted, in_use = table.mounted(name), table.in_use(name)
+    lock = read_image_lock(str(real)) if kind in ("file", "block") else ImageLock()
     return HostFile(
         path=path, kind=kind, size=size,
         readable=_may(real, account, "r", root),
         writable=_may(real, account, "w", root) and not _read_only(real, kind),
-        mounted=mounted, in_use=in_use,
+        mounted=mounted, in_use=in_use, lock=lock.use, locked_by=lock.by,
         uid=status.st_uid, gid=status.st_gid, mode=stat.S_IMODE(status.st_mode),
     )
 

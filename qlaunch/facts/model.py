@@ -170,6 +170,8 @@ class HostFile(Struct, frozen=True, kw_only=True):
     writable: bool = True
     mounted: tuple[str, ...] = ()  # mount points of the device, its partitions or their holders
     in_use: str = ""  # swap, lvm, md, zfs: why a block device is not free
+    lock: Literal["", "reading", "writing"] = ""  # how other QEMUs use it
+    locked_by: str = ""  # which, when that can be told: "the machine win7 (pid 77)"
     uid: int = 0
     gid: int = 0
     mode: int = 0

@@ -77,7 +77,8 @@ def _open_paths(path: str) -> set[str]:
 
 
 def _holder(path: str, pid: int, nodes: list[str]) -> Holder:
-    command = _command(path)
+    command = read_command(path)
+    machine = read_machine(path) if command.startswith("qemu") else ""
     unit = _unit(path)
     return Holder(
         kind="vfio" if nodes[0].startswith("/dev/vfio/") else "process",
@@ -85,12 +86,12 @@ def _holder(path: str, pid: int, nodes: list[str]) -> Holder:
         pid=pid,
         command=command,
         unit=unit.name,
-        remedy=_remedy(command, pid, unit, _machine(path) if command.startswith("qemu") else ""),
+        remedy=_remedy(command, pid, unit, machine),
     )
 
 
-def _command(path: str) -> str:
-    """`comm`, or the program's name when the kernel had to cut it."""
+def read_command(path: str) -> str:
+    """Of /proc/PID: `comm`, or the program's name when the kernel had to cut it."""
     comm = read_attribute(f"{path}/comm") or "?"
     if len(comm) == _COMM_LENGTH:
         program = (read_attribute(f"{path}/cmdline") or "").partition("\0")[0].rpartition("/")[2]
@@ -109,7 +110,7 @@ def _unit(path: str) -> _Unit:
     return _Unit()
 
 
-def _machine(path: str) -> str:
+def read_machine(path: str) -> str:
     """A QEMU's own name for its machine, from its `-name`."""
     words = (read_attribute(f"{path}/cmdline") or "").split("\0")
     if "-name" not in words[:-1]:

@@ -61,8 +61,8 @@ class TakeDeviceHandler:
         """Give the device to the driver it had, or to `step.return_to`.
 
         Raises HostError when it is gone, another one, in use, dead (then it is left where it is),
-        when its driver does not take it or does not bring its nodes back; StuckError when a write did not return. A device that
-        somebody else gave to a third driver is left there.
+        when its driver does not take it or does not bring its nodes back; StuckError when a write
+        did not return. A device that somebody else gave to a third driver is left there.
         """
         address, before = step.address, captured["driver"]
         _check_identity(host, address, captured["id"], captured["subsystem"])

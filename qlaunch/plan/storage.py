@@ -151,8 +151,21 @@ def _check_use(
         draft.problem("the host uses this block device", where,
                       found=f"{file.path}: {file.in_use}",
                       hint=f"lsblk '{file.path}' shows what is on it; take that out of use first")
+    elif file.lock == "writing" or (file.lock and not read_only):
+        _locked(draft, file, where)
     elif not opened_by_root and not (file.readable and (read_only or file.writable)):
         need = "read" if read_only else "read and write"
         who = "you" if draft.account is None else f"{draft.account.name}, who QEMU runs as,"
         draft.problem(f"{who} may not {need} this file", where, found=file.path,
                       hint=f"namei -l '{file.path}' shows what is in the way")
+
+
+def _locked(draft: Draft, file: HostFile, where: str) -> None:
+    """QEMU itself would refuse it, but only after the host was changed."""
+    shared = "; or, for both to read it: read_only = true" if file.lock == "reading" else ""
+    draft.problem(
+        "another QEMU has this disk open", where,
+        found=f"{file.path}: {file.locked_by or 'by a process that is not yours'}",
+        hint=f"shut that machine down first{shared}" if file.locked_by
+        else f"sudo fuser -v '{file.path}' shows who{shared}",
+    )

@@ -1,4 +1,4 @@
-"""A card is back when its screens, sound, links and disks are, whatever their numbers are by now."""
+"""A card is back when its screens, sound, links and disks are, under whatever numbers."""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ def kernel(tmp_path: Path) -> Iterator[FakeKernel]:
 def fill(kernel: FakeKernel) -> Iterator[FakeKernel]:
     kernel.run(["modprobe", "--", "vfio_pci"])
     kernel.add_device(GPU, driver="bochs", methods="flr pm", nodes="drm/card")
-    kernel.add_device(AUDIO, ids="8086:2668", driver="snd_hda_intel", methods="pm", nodes="sound/card")
+    kernel.add_device(
+        AUDIO, ids="8086:2668", driver="snd_hda_intel", methods="pm", nodes="sound/card"
+    )
     kernel.add_hugepages(2, 1, limit=50)
     yield kernel
     kernel.release()
