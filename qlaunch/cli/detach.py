@@ -2,56 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from qlaunch.children import ENDING, held_signals
 from qlaunch.cli.main import tell
-from qlaunch.cli.text import write
+from qlaunch.cli.text import say, write
 from qlaunch.errors import EXIT_FAILED, EXIT_OK, QlaunchError
 
 
 def detached(name: str, session: Callable[[Callable[[], None]], int]) -> int:
     """Run `session(on_running)` in a child; returns when the guest runs, or with its exit code.
 
-    Errors up to then are the caller's to see, on their terminal; later ones are in the log.
+    Errors up to then are the caller's to see, on their terminal; later ones are in the log. Ctrl-C
+    until then stops the start; when this process is ended otherwise, the child goes on.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        _child(session, writer)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        running = pipe.read(1) == b"r"
+    with held_signals():  # a Ctrl-C must not find the child before it has left the terminal
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            _child(session, writer)
+        os.close(writer)
+    running, ended = _wait(pid, reader, name)
     if running:
         write(f"{name} runs; qlaunch status '{name}', qlaunch stop '{name}'\n")
         return EXIT_OK
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = os.waitstatus_to_exitcode(ended)
+    if code < 0:
+        say(f"{name}: its launcher was ended by {signal.Signals(-code).name}")
+        return EXIT_FAILED
+    return code
+
+
+def _wait(pid: int, reader: int, name: str) -> tuple[bool, int]:
+    """Whether it runs, else the child's wait status. Ctrl-C is handed on to the child."""
+    running = b""
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        while True:
+            try:
+                running = running or pipe.read(1) or b""
+                return running == b"r", 0 if running else os.waitpid(pid, 0)[1]
+            except KeyboardInterrupt:
+                say(f"{name}: stopping")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
 
 
 def _child(session: Callable[[Callable[[], None]], int], writer: int) -> NoReturn:
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-
-    def running() -> None:
-        os.dup2(null, 2)
-        os.write(writer, b"r")
-        os.close(writer)
-
     code = EXIT_FAILED
     try:
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+
+        def running() -> None:
+            os.dup2(null, 2)
+            with contextlib.suppress(OSError):  # who waited is gone; this is what outlives them
+                os.write(writer, b"r")
+            os.close(writer)
+
         code = session(running)
     except QlaunchError as error:
         tell(error.problems)
         code = error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted")
     except BaseException as error:
-        sys.stderr.write(f"error: internal fault, please report it\n  found:   {error!r}\n")
+        say(f"error: internal fault, please report it\n  found:   {error!r}")
     finally:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
         os._exit(code)

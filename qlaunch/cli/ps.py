@@ -14,7 +14,14 @@ from qlaunch.cli.base import runtime_base
 from qlaunch.cli.known import machines_of_root
 from qlaunch.cli.text import columns, write, write_json
 from qlaunch.errors import EXIT_OK
-from qlaunch.run.info import find_qemu, is_alive, is_supervised, machine_names, read_info
+from qlaunch.run.info import (
+    find_qemu,
+    find_supervisor,
+    is_alive,
+    is_supervised,
+    machine_names,
+    read_info,
+)
 
 EXAMPLE = """\
 example:
@@ -64,7 +71,7 @@ def machine(base: str, name: str) -> Machine:
         state = "running" if pid else "starting"
     return Machine(
         name=name, state=state, qemu_pid=pid,
-        launcher_pid=info.launcher if info and supervised else None,
+        launcher_pid=find_supervisor(runtime) if supervised else None,
         started=info.started if info else None, devices=info.devices if info else (),
     )
 

@@ -12,14 +12,15 @@ import contextlib
 import os
 import signal
 import time
+from typing import Literal
 
 from qlaunch.cli.base import runtime_base
 from qlaunch.cli.known import known_machine
-from qlaunch.cli.ps import machine
 from qlaunch.cli.text import say
 from qlaunch.errors import EXIT_NOT_RESTORED, EXIT_OK, HostError, Problem
-from qlaunch.run.info import find_qemu, is_alive, is_supervised, read_info
+from qlaunch.run.info import find_supervisor, is_supervised, kill_qemu, read_info
 from qlaunch.run.journal import FILE_NAME
+from qlaunch.run.story import ended_how, log_size
 
 EXAMPLE = """\
 example:
@@ -48,23 +49,43 @@ def run(args: argparse.Namespace) -> int:
     base = runtime_base()
     name = known_machine(base, args.name)
     runtime = f"{base}/{name}"
-    if not is_alive(runtime) or not is_supervised(runtime):
-        return _without_launcher(base, name, args)
+    if not is_supervised(runtime):
+        # Its launcher is gone: QEMU is ended here, and what the journal says is put back.
+        from qlaunch.run.recover import recover
+
+        return recover(base, name, say, stop=_how(args))
     info = read_info(runtime)
-    found = machine(base, name)
+    state_dir = info.state_dir if info else ""
+    offset = log_size(state_dir)
     # The profile's, and what quit and the return of devices may take on top.
     patience = wanted or (info.stop_timeout if info else 60.0) + 60.0
+    say(f"{name}: {_ask(runtime, name, _how(args))}, waiting up to {patience:g} s")
+    code = _wait(runtime, name, patience)
+    if code == EXIT_OK:
+        say(ended_how(state_dir, name, offset) or f"{name}: ended, all given back")
+    return code
+
+
+def _how(args: argparse.Namespace) -> Literal["ask", "now", "kill"]:
     if args.force:
-        _signal(find_qemu(runtime), signal.SIGKILL)
-    elif found.launcher_pid is not None:
-        _signal(found.launcher_pid, signal.SIGTERM)
-        if args.now:
-            time.sleep(0.5)  # two requests in one moment count as one (a terminal sends such)
-            _signal(found.launcher_pid, signal.SIGTERM)
-    else:
-        raise HostError(Problem(f"{name} is just starting", hint="try again in a moment"))
-    say(f"{name}: {'killed' if args.force else 'asked to stop'}, waiting up to {patience:g} s")
-    return _wait(runtime, name, patience)
+        return "kill"
+    return "now" if args.now else "ask"
+
+
+def _ask(runtime: str, name: str, how: Literal["ask", "now", "kill"]) -> str:
+    """Kill QEMU, or tell the launcher; what was done."""
+    if how == "kill" and kill_qemu(runtime):
+        return "killed"
+    launcher = find_supervisor(runtime)
+    if launcher is None:
+        raise HostError(
+            Problem(f"the launcher of {name} is just coming or going", hint="try again in a moment")
+        )
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(launcher, signal.SIGUSR1 if how == "now" else signal.SIGTERM)
+    if how == "kill":
+        return "no QEMU runs; its launcher was told to end"
+    return "to be quit, without the guest" if how == "now" else "asked to stop"
 
 
 def _wait(runtime: str, name: str, patience: float) -> int:
@@ -79,25 +100,7 @@ def _wait(runtime: str, name: str, patience: float) -> int:
     if os.path.lexists(f"{runtime}/{FILE_NAME}"):
         say(f"{name}: not everything was given back: qlaunch recover '{name}'")
         return EXIT_NOT_RESTORED
-    say(f"{name}: ended, all given back")
     return EXIT_OK
-
-
-def _without_launcher(base: str, name: str, args: argparse.Namespace) -> int:
-    """Its launcher is gone: end QEMU here, and put back what the journal says."""
-    from qlaunch.run.recover import recover
-
-    pid = find_qemu(f"{base}/{name}")
-    if pid is not None:
-        _signal(pid, signal.SIGKILL if args.force else signal.SIGTERM)
-    return recover(base, name, say)
-
-
-def _signal(pid: int | None, number: signal.Signals) -> None:
-    if pid is None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def _duration(text: str | None) -> float | None:

@@ -9,6 +9,31 @@ import time
 
 LOG = "qlaunch.log"
 QEMU_LOG = "qemu.log"
+STAMP = len("2000-01-01 00:00:00 ")
+
+
+def log_size(state_dir: str) -> int:
+    """Where the machine's log ends now: for `ended_how`."""
+    with contextlib.suppress(OSError):
+        return os.stat(f"{state_dir}/{LOG}", follow_symlinks=False).st_size  # noqa: PTH116
+    return 0
+
+
+def ended_how(state_dir: str, name: str, offset: int) -> str:
+    """The sentence about the machine's end that its log got after `offset`, or ""."""
+    try:
+        fd = os.open(
+            f"{state_dir}/{LOG}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+    except OSError:
+        return ""
+    with os.fdopen(fd, "rb") as file, contextlib.suppress(OSError):
+        file.seek(offset)
+        for line in reversed(file.read(1 << 20).decode(errors="replace").splitlines()):
+            told = line[STAMP:]
+            if told.startswith(f"{name}: ended"):
+                return told
+    return ""
 
 
 class Story:
