@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from qlaunch.argv.render import render_argv
 from qlaunch.errors import HostError, Problem, QlaunchError
 from qlaunch.host.handler import Host
-from qlaunch.host.net import NetChild
-from qlaunch.host.tap import attach_tap
+from qlaunch.host.net import NetChild, attach_tap
 from qlaunch.plan.model import Plan
 from qlaunch.plan.steps import LoadModule, MakeBridge
 from qlaunch.run.account import run_hooks
@@ -71,7 +70,7 @@ class Session:
     def run(self) -> int:
         """The whole. Returns the exit code. Raises QlaunchError for what kept the guest from
         running, with the host as it was (or NotRestoredError)."""
-        if any(net.make_bridge for net in self.loaded.profile.net):
+        if any(net.bridge for net in self.loaded.profile.net):
             self.net.start()
         with self.interrupts, contextlib.closing(self.net), contextlib.ExitStack() as stack:
             try:
@@ -183,7 +182,7 @@ class Session:
 
     def _attach(self, taps: dict[str, str]) -> None:
         for ifname, bridge in taps.items():
-            attach_tap(ifname, bridge)
+            attach_tap(self.host, ifname, bridge)
         self.net.close()
 
     def _running(self, number: int, text: str) -> None:

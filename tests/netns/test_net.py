@@ -15,8 +15,8 @@ import pytest
 from qlaunch.errors import HostError, NotRestoredError, StuckError
 from qlaunch.host.handler import Host
 from qlaunch.host.handlers import HANDLERS
-from qlaunch.host.net import MakeBridgeHandler, NetChild
-from qlaunch.host.tap import attach_tap, open_tap
+from qlaunch.host.net import MakeBridgeHandler, NetChild, attach_tap
+from qlaunch.host.tap import open_tap
 from qlaunch.plan.steps import LoadModule, MakeBridge
 from qlaunch.run.engine import Engine
 from tests.fake.scripted import MemoryLog, Scripted
@@ -90,9 +90,27 @@ def test_an_undo_without_apply_removes_nobody_elses_bridge(host: Host) -> None:
     HANDLER.apply(host, BRIDGE, other)  # somebody else was quicker
     assert HANDLER.undo(host, BRIDGE, captured) is None
     assert "qbr0" in names()
+    assert HANDLER.undo(host, BRIDGE, other) == "the bridge qbr0 is removed"
+
+
+def test_a_bridge_that_another_start_made_meanwhile_is_used_and_left_to_it(host: Host) -> None:
+    ours, other = HANDLER.capture(host, BRIDGE), HANDLER.capture(host, BRIDGE)
+    HANDLER.apply(host, BRIDGE, other)
+    HANDLER.apply(host, BRIDGE, ours)
+    assert ours["existed"]
+    assert HANDLER.undo(host, BRIDGE, ours) is None
+    assert "qbr0" in names()
+    assert HANDLER.undo(host, BRIDGE, other) == "the bridge qbr0 is removed"
+
+
+def test_a_link_that_appeared_meanwhile_and_is_no_bridge_is_refused(host: Host) -> None:
+    captured = HANDLER.capture(host, BRIDGE)
+    _, fds = open_tap("qbr0", 1, vnet_hdr=True)
     with pytest.raises(HostError, match="File exists"):
         HANDLER.apply(host, BRIDGE, captured)
-    assert HANDLER.undo(host, BRIDGE, other) == "the bridge qbr0 is removed"
+    assert HANDLER.undo(host, BRIDGE, captured) is None
+    assert "qbr0" in names()
+    close(fds)
 
 
 def test_a_link_that_is_no_bridge(host: Host) -> None:
@@ -100,9 +118,9 @@ def test_a_link_that_is_no_bridge(host: Host) -> None:
         HANDLER.capture(host, MakeBridge(name="lo"))
     ifname, fds = open_tap(None, 1, vnet_hdr=True)
     with pytest.raises(HostError, match="the bridge lo is no bridge"):
-        attach_tap(ifname, "lo")
+        attach_tap(Host(), ifname, "lo")
     with pytest.raises(HostError, match="the bridge none does not exist"):
-        attach_tap(ifname, "none")
+        attach_tap(Host(), ifname, "none")
     close(fds)
 
 
@@ -114,7 +132,7 @@ def test_a_tap_lives_as_long_as_its_fds(host: Host, queues: int) -> None:
     ifname, fds = open_tap("qtap0", queues, vnet_hdr=True)
     assert (ifname, len(fds)) == ("qtap0", queues)
     assert not any(os.get_inheritable(fd) for fd in fds)
-    attach_tap(ifname, "qbr0", mtu=1400)
+    attach_tap(Host(), ifname, "qbr0", mtu=1400)
     assert HANDLER.undo(host, BRIDGE, captured) == "the bridge qbr0 stays: qtap0 still uses it"
     close(fds)
     assert names() == before
@@ -138,7 +156,7 @@ def test_a_tap_takes_the_bridges_mtu(host: Host) -> None:
         index = ip.link_lookup(ifname="qbr0")[0]
         ip.link("set", index=index, mtu=9000)
         ifname, fds = open_tap(None, 1, vnet_hdr=True)
-        attach_tap(ifname, "qbr0")
+        attach_tap(Host(), ifname, "qbr0")
         link = ip.get_links(ip.link_lookup(ifname=ifname)[0])[0]
         assert (link.get("mtu"), link.get("master"), link["state"]) == (9000, index, "up")
         assert ip.get_links(index)[0].get("mtu") == 9000
@@ -166,7 +184,7 @@ def test_a_killed_launcher_leaves_no_tap_and_no_helper() -> None:
             child = NetChild()
             child.start()
             ifname, _ = open_tap("qtap0", 1, vnet_hdr=True)
-            attach_tap(ifname, "qbr0")
+            attach_tap(Host(), ifname, "qbr0")
             os.write(writer, str(child.pid).encode())
             time.sleep(60)
         finally:
