@@ -70,10 +70,12 @@ def create(machine: Machine) -> dict[str, float]:
     xml.write_text(_xml(machine, path))
     begin = time.time()
     pid = spawn([*VIRSH, "create", str(xml)], {0: NULL, 1: NULL, 2: 2})
-    with Observer(str(path)) as observer:
-        resumed = observer.resumed()
-    _, status = os.waitpid(pid, 0)
-    destroy()
+    try:
+        with Observer(str(path)) as observer:
+            resumed = observer.resumed()
+    finally:
+        _, status = os.waitpid(pid, 0)
+        destroy()
     if status:
         raise SystemExit("virsh create failed")
     return {"": (resumed - begin) * 1000}
