@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from qlaunch.children import ENDING
 from qlaunch.cli import recover as recover_verb
 from qlaunch.cli import stop as stop_verb
 from qlaunch.errors import EXIT_FAILED, EXIT_NOT_RESTORED, HostError, NotRestoredError, Problem
@@ -29,11 +30,10 @@ from qlaunch.run.info import (
     LOCK,
     find_qemu,
     find_supervisor,
-    is_locked,
     kill_qemu,
     try_supervise,
 )
-from qlaunch.run.locks import try_lock
+from qlaunch.run.locks import is_locked, try_lock
 from qlaunch.run.recover import recover_dead
 from qlaunch.run.session import Session
 from qlaunch.run.story import Story
@@ -179,7 +179,7 @@ def test_a_dead_machine_is_recovered_by_one_at_a_time(tmp_path: Path, runtime: P
     fd = try_supervise(str(runtime))
     assert fd is not None
     with pytest.raises(HostError, match="still runs"):
-        recover_dead(str(tmp_path), "win7", str, Host(), only_if_dead=True)
+        recover_dead(str(tmp_path), "win7", Story(quiet=True).say, Host(), only_if_dead=True)
     os.close(fd)
     assert not is_locked(f"{runtime}/{LOCK}")
 
@@ -307,7 +307,7 @@ def test_recover_all_gives_back_first_and_watches_all_at_once(
     monkeypatch.setattr(recover_verb, "is_supervised", lambda _: False)
     monkeypatch.setattr(recover_verb, "is_alive", lambda path: "live" in path)
     monkeypatch.setattr(recover_verb, "recover", recover)
-    before = {n: signal.getsignal(n) for n in recover_verb.ENDING}
+    before = {n: signal.getsignal(n) for n in ENDING}
     arguments: Any = SimpleNamespace(all=True, name=None, detach=False)
     try:
         assert recover_verb.run(arguments) == EXIT_FAILED
