@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,17 +57,26 @@ def test_never_two_winners_while_the_file_is_removed_by_its_holder(tmp_path: Pat
 def test_looking_at_a_lock_keeps_nobody_from_it(tmp_path: Path) -> None:
     """`qlaunch ps` in a loop beside `qlaunch run`."""
     path = str(tmp_path / "lock")
-    program = f"from qlaunch.run.locks import is_locked\nwhile True: is_locked({path!r})"
-    lookers = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    program = (
+        "from qlaunch.run.locks import is_locked\nprint(flush=True)\n"
+        f"while True: is_locked({path!r})"
+    )
+    lookers = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(2)
+    ]
     try:
-        for _ in range(2000):
+        for looker in lookers:
+            assert looker.stdout is not None
+            looker.stdout.readline()
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
             fd = try_lock(path)
             assert fd is not None
             os.close(fd)
     finally:
         for looker in lookers:
-            looker.kill()
-            looker.wait()
+            with looker:
+                looker.kill()
 
 
 def test_a_lock_that_was_removed_is_taken_at_its_new_place(tmp_path: Path) -> None:
