@@ -26,6 +26,7 @@ PARSERS: dict[type, Callable[[str], Any]] = {
     values.VmName: values.parse_vm_name,
     values.CpuSet: values.parse_cpu_set,
     values.HostPath: values.HostPath,
+    values.Program: values.Program,
 }
 
 

@@ -123,6 +123,17 @@ class HostPath(str):
     __slots__ = ()
 
 
+class Program(str):
+    """A program: a name on PATH, or with a slash or a leading `~` a path as HostPath is one."""
+
+    __slots__ = ()
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it is no name on PATH."""
+        return "/" in self or self.startswith("~")
+
+
 class CpuSet(tuple[int, ...]):
     """Host CPU numbers, ascending, without repeats; `str()` is the kernel's list form ("0,4-6")."""
 

@@ -42,8 +42,9 @@ def find_binary(name: str) -> str | None:
     directories = [""] if "/" in name else os.get_exec_path()
     for directory in directories:
         path = Path(directory, name)
-        if path.is_file() and os.access(path, os.X_OK):
-            return str(path)
+        with suppress(OSError):  # is_file() raises for a directory that we may not enter
+            if path.is_file() and os.access(path, os.X_OK):
+                return str(path)
     return None
 
 

@@ -49,7 +49,7 @@ def check_qemu(draft: Draft) -> None:
     qemu = draft.facts.qemu
     if qemu is None:
         binary = draft.profile.qemu.binary
-        path = "/" in binary
+        path = binary.is_path
         draft.problem(
             "there is no such program" if path else "QEMU is not installed: nothing on PATH has "
             "this name", "qemu.binary", found=binary,

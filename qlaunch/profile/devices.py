@@ -3,7 +3,7 @@
 from typing import Literal
 
 from qlaunch.profile.table import Annotated, Meta, Table
-from qlaunch.values import Duration, GuestSlot, HostPath, MacAddress, PciId, PciSelector
+from qlaunch.values import Duration, GuestSlot, HostPath, MacAddress, PciId, PciSelector, Program
 
 Slot = Annotated[
     GuestSlot | None,
@@ -252,8 +252,8 @@ class Qemu(Table, frozen=True):
     """The escape hatch."""
 
     binary: Annotated[
-        str, Meta(description="QEMU binary, a name on PATH or an absolute path.")
-    ] = "qemu-system-x86_64"
+        Program, Meta(description="QEMU binary: a name on PATH, or with a slash in it a path.")
+    ] = Program("qemu-system-x86_64")
     args: Annotated[
         tuple[str, ...], Meta(description="Arguments added verbatim at the end, one a word.")
     ] = ()

@@ -18,7 +18,7 @@ from msgspec import Struct
 from qlaunch.errors import Problem
 from qlaunch.profile.keys import KeyPath, quote
 from qlaunch.profile.trust import asking_user
-from qlaunch.values import HostPath
+from qlaunch.values import HostPath, Program
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TABLES: dict[type[Struct], dict[str, _Shape]] = {}
@@ -28,6 +28,7 @@ class _Shape(NamedTuple):
     """What a key may hold, as far as paths are concerned."""
 
     path: bool = False
+    program: bool = False  # a path when it looks like one
     table: type[Struct] | None = None
     many: bool = False
 
@@ -98,12 +99,16 @@ def _written_paths(
             items = [(value, i, (*at, key, i)) for i in range(len(value))]
         for holder, index, path in items:
             item = holder[index]
-            if shape.path and isinstance(item, str):
+            if isinstance(item, str) and _is_path(item, shape):
                 yield holder, index, path
             elif shape.table is not None and isinstance(item, dict) and (
                 shape.many == isinstance(value, list)
             ):
                 yield from _written_paths(item, shape.table, path)
+
+
+def _is_path(text: str, shape: _Shape) -> bool:
+    return shape.path or (shape.program and Program(text).is_path)
 
 
 def _shapes(table: type[Struct]) -> dict[str, _Shape]:
@@ -123,9 +128,10 @@ def _shape(kind: Any) -> _Shape:
         tables = [shape.table for shape in shapes if shape.table]
         many = origin is tuple or any(shape.many for shape in shapes)
         path = any(shape.path for shape in shapes)
-        return _Shape(path, tables[0], many) if tables else _Shape(path)
+        return _Shape(path, table=tables[0], many=many) if tables else _Shape(path)
     if isinstance(kind, type):
-        return _Shape(kind is HostPath, kind if issubclass(kind, Struct) else None)
+        table = kind if issubclass(kind, Struct) else None
+        return _Shape(kind is HostPath, kind is Program, table)
     return _Shape()
 
 

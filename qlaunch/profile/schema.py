@@ -42,6 +42,9 @@ VALUES: dict[type, dict[str, Any]] = {
     values.HostPath: {
         "type": "string", "minLength": 1, "examples": ["disk.qcow2", "~/vm/disk.qcow2"],
     },
+    values.Program: {
+        "type": "string", "minLength": 1, "examples": ["qemu-system-x86_64", "~/qemu/build/qemu"],
+    },
     values.CpuSet: {
         "anyOf": [
             {"type": "integer", "minimum": 0, "maximum": 8191},

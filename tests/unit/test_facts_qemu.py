@@ -186,6 +186,18 @@ def test_root_lets_the_account_run_it() -> None:
         assert caught.value.problems[0].found != "12346"
 
 
+def test_a_directory_on_path_that_cannot_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For root, whom no mode stops, one whose name no file system takes."""
+    binary = stand_in(tmp_path, SAYS)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    monkeypatch.setenv("PATH", f"{closed}:/{'x' * 300}:{tmp_path}")
+    assert find_binary("qemu") == str(binary)
+    assert find_binary(f"/{'x' * 300}/qemu") is None
+
+
 @pytest.mark.qemu
 @needs_qemu
 def test_the_real_one(tmp_path: Path) -> None:

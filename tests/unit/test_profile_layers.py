@@ -90,7 +90,28 @@ def test_paths_are_relative_to_the_file_that_says_them(
     ]
     assert profile.machine.acpi_tables[0].file == f"{tmp_path}/sub/a.aml"
     assert profile.machine.bios == "/home/me/bios.bin"
-    assert profile.qemu.binary == "./qemu"  # text, not a path of the profile
+    assert profile.qemu.binary == f"{tmp_path}/here/qemu"
+
+
+@pytest.mark.parametrize(
+    ("binary", "expected"),
+    [
+        ("qemu-system-x86_64", "qemu-system-x86_64"), ("./myqemu", "$TMP/a/myqemu"),
+        ("build/qemu", "$TMP/a/build/qemu"), ("~/q", "/home/me/q"), ("/opt/q", "/opt/q"),
+        ("../q", "$TMP/a/../q"), ("${QEMU_DIR}/q", "/opt/qemu/q"), ("~q", "$TMP/a/~q"),
+    ],
+)
+def test_qemu_is_a_path_when_it_looks_like_one(
+    tmp_path: Path, binary: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    monkeypatch.setenv("QEMU_DIR", "/opt/qemu")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/base.toml").write_text(f'[qemu]\nbinary = "{binary}"\n')
+    (tmp_path / "vm.toml").write_text('extends = "a/base.toml"\n[[disk]]\nfile = "x.img"\n')
+    loaded = read_profile(tmp_path / "vm.toml", (), root_user=False)
+    assert loaded.profile.qemu.binary == expected.replace("$TMP", str(tmp_path))
 
 
 def test_a_fault_of_a_replaced_value_is_no_fault(tmp_path: Path) -> None:
