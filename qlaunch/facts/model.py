@@ -216,6 +216,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     links: tuple[Link, ...] | None = None
     files: tuple[HostFile, ...] = ()
     vhost_net: bool | None = None  # /dev/vhost-net is there
+    vhost_usable: bool | None = None  # and this process, which opens it for QEMU, may
     tun: bool | None = None  # /dev/net/tun is there
 
     def device(self, address: str) -> PciDevice | None:

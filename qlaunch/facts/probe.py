@@ -43,6 +43,7 @@ def read_facts(wanted: Wanted, root: Path = Path("/")) -> HostFacts:
         kvm=_kvm(root) if wanted.kvm else None,
         iommu=_iommu(root) if wanted.iommu else None,
         vhost_net=Path(f"{base}/dev/vhost-net").exists(),
+        vhost_usable=None if base else os.access("/dev/vhost-net", os.R_OK | os.W_OK),
         tun=Path(f"{base}/dev/net/tun").exists(),
     )
     return _with_machine(facts, wanted, root, paths, invoker)

@@ -57,13 +57,22 @@ def _nic(draft: Draft, net: Net, index: int, key: str, uuid: str) -> PlannedNic:
 
 
 def _use_vhost(draft: Draft, net: Net, key: str) -> bool:
+    """The launcher opens it. What needs root anyway is started by root, whoever looks now."""
     there = bool(draft.facts.vhost_net)
+    profile = draft.profile
+    by_root = bool(profile.pci) or any(n.bridge for n in profile.net)
+    denied = there and draft.facts.vhost_usable is False and not by_root
     if net.vhost and draft.facts.vhost_net is False:
         draft.problem(
             "this kernel has no vhost-net", f"{key}.vhost", found="no /dev/vhost-net",
             hint="modprobe vhost_net",
         )
-    wanted = there if net.vhost is None else net.vhost
+    elif net.vhost and denied:
+        draft.problem(
+            "/dev/vhost-net may not be opened by you", f"{key}.vhost",
+            hint="start it as root; or drop the key: the card works without, a little slower",
+        )
+    wanted = there and not denied if net.vhost is None else net.vhost
     return wanted and net.model == "virtio"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from qlaunch.facts.model import Link
@@ -83,6 +84,28 @@ def test_vhost_that_is_not_there() -> None:
         "net[0].vhost: this kernel has no vhost-net"
     ]
     assert said(planned('[[net]]\nbridge = "br0"\n', without)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fds"),
+    [
+        ('[[net]]\ntap = "tap9"\n', 0),
+        ('[[net]]\nbridge = "br0"\n', 1),  # needs root anyway, who may open it
+        ('[[net]]\ntap = "tap9"\n[[pci]]\ndevice = "03:00.0"\n', 1),
+    ],
+)
+def test_vhost_is_for_who_may_open_it(text: str, fds: int) -> None:
+    (nic,) = planned(text, msgspec.structs.replace(HOST, vhost_usable=False)).nics
+    assert len(nic.vhost_fds) == fds
+    (nic,) = planned(text, msgspec.structs.replace(HOST, vhost_usable=True)).nics
+    assert len(nic.vhost_fds) == 1
+
+
+def test_vhost_that_is_asked_for_and_denied() -> None:
+    denied = msgspec.structs.replace(HOST, vhost_usable=False)
+    assert said(planned('[[net]]\ntap = "tap9"\nvhost = true\n', denied)) == [
+        "net[0].vhost: /dev/vhost-net may not be opened by you"
+    ]
 
 
 def test_macs_are_derived_stable_and_distinct() -> None:
