@@ -56,7 +56,7 @@ def check_texts(profile: Profile) -> Iterator[Finding]:
             what = "a byte that is not UTF-8" if match[0] >= "\ud800" else "a control character"
             start = max(0, match.start() - 20)
             found = quote("…" * (start > 0) + text[start : match.start() + 20])
-            yield Finding(path, Problem(what, found=found))
+            yield Finding(path, Problem(what, found=found, hint="take it out; UTF-8 text is fine"))
 
 
 def _texts(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:

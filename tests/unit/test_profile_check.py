@@ -462,7 +462,8 @@ error: vm.toml:2: qemu.env."A=B": expected a variable's name, without "="
 """,
         """\
 error: vm.toml:2: machine.fw_cfg."opt/x": a control character
-  found:   "a\\nb\"""",
+  found:   "a\\nb"
+hint: take it out; UTF-8 text is fine""",
     ),
     "newline behind a name": (
         """\
@@ -471,7 +472,8 @@ tap = "tap0\\n"
 """,
         """\
 error: vm.toml:2: net[0].tap: a control character
-  found:   "tap0\\n\"""",
+  found:   "tap0\\n"
+hint: take it out; UTF-8 text is fine""",
     ),
     "control in a file": (
         """\
@@ -480,7 +482,8 @@ file = "a\\u001bb"
 """,
         """\
 error: vm.toml:2: disk[0].file: a control character
-  found:   "DIR/a\\u001Bb\"""",
+  found:   "DIR/a\\u001Bb"
+hint: take it out; UTF-8 text is fine""",
     ),
     "nul in a hook": (
         """\
@@ -489,7 +492,8 @@ before = [["a\\tb", "c\\u0000"]]
 """,
         """\
 error: vm.toml:2: hooks.before[0][1]: a control character
-  found:   "c\\u0000\"""",
+  found:   "c\\u0000"
+hint: take it out; UTF-8 text is fine""",
     ),
     "empty hook": (
         """\
