@@ -59,11 +59,19 @@ def results(topology: Topology) -> Path:
 
 
 def kernel() -> Path:
-    """The newest packaged kernel; one that runs in a container's host may have no modules here."""
+    """The newest packaged kernel; one that runs in a container's host may have no modules here.
+
+    Ubuntu's kernels are root's alone to read.
+    """
     found = [k for k in Path("/boot").glob("vmlinuz-*") if modules_of(k).is_dir()]
     if not found:
-        raise FileNotFoundError("no kernel with modules in /boot: install linux-image-amd64")
-    return max(found, key=lambda k: k.stat().st_mtime)
+        raise FileNotFoundError(
+            "no kernel with modules in /boot: install linux-image-amd64 (Ubuntu: -generic)"
+        )
+    readable = [k for k in found if os.access(k, os.R_OK)]
+    if not readable:
+        raise PermissionError(f"{found[0]} is root's alone to read: run this through sudo")
+    return max(readable, key=lambda k: k.stat().st_mtime)
 
 
 def modules_of(image: Path) -> Path:
