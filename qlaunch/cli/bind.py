@@ -1,7 +1,8 @@
 """Hand PCI devices to VFIO by hand, until `unbind` or the next boot. `run` does
 this by itself.
 
-Goes through driver_override, so a twin of the device keeps its driver. Needs root.
+Goes through driver_override, so a twin of the device keeps its driver. Needs
+root.
 """
 
 from __future__ import annotations

@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()
     try:
-        return _dispatch(words)
-    except SystemExit as asked:  # argparse has shown its help
-        return int(asked.code or EXIT_OK)
+        code = _dispatch(words)
+        flush()
+        return code
     except QlaunchError as error:
         tell(error.problems)
         return error.exit_code
@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             sys.stderr.write("interrupted\n")
         return 130
+    except UnicodeEncodeError as error:
+        tell([Problem("this locale cannot spell a file's name", found=ascii(error.object),
+                      hint="LC_ALL=C.UTF-8 qlaunch …")])
+        return EXIT_FAILED
     except Exception as error:
         if os.environ.get("QLAUNCH_DEBUG"):
             raise
@@ -113,8 +117,11 @@ def _dispatch(words: list[str]) -> int:
         formatter_class=_formatter, allow_abbrev=False,
     )
     module.add_arguments(parser)
-    result: int = module.run(parser.parse_args(words[1:]))
-    flush()
+    try:
+        parsed = parser.parse_args(words[1:])
+    except SystemExit as asked:  # it has shown its help
+        return int(asked.code or EXIT_OK)
+    result: int = module.run(parsed)
     return result
 
 
@@ -154,6 +161,9 @@ def _usage() -> str:
 
 def tell(problems: Sequence[Problem]) -> None:
     """Problems to stderr, one after the other."""
-    with contextlib.suppress(OSError):  # nobody reads, or the disk is full: the exit code tells
+    try:
         for problem in problems:
             sys.stderr.write(f"{problem}\n")
+        sys.stderr.flush()
+    except OSError:
+        drop_output(sys.stderr)  # nobody reads, or the disk is full: the exit code tells

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 from qlaunch.errors import HostError, Problem
 
@@ -34,6 +35,9 @@ def write(text: str) -> None:
     """To stdout. Raises HostError when it cannot be written, BrokenPipeError when nobody reads."""
     try:
         sys.stdout.write(text)
+    except UnicodeEncodeError:  # a locale of another time
+        encoding = sys.stdout.encoding
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     except OSError as error:
         raise _not_written(error) from None
 
@@ -56,11 +60,11 @@ def _not_written(error: OSError) -> OSError | HostError:
     )
 
 
-def drop_output() -> None:
+def drop_output(stream: TextIO | None = None) -> None:
     """Nobody takes our output any more; the interpreter's last flush may not fail on it."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, (stream or sys.stdout).fileno())
         os.close(null)
 
 
