@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from shlex import join
 
 from qlaunch.errors import HostError, Problem, UsageError
 from qlaunch.facts.model import HostFacts, PciDevice, Wanted
@@ -21,8 +22,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 def need_root(verb: str) -> None:
     """Raises HostError, naming the command to type, for anybody but root."""
     if os.geteuid() != 0:
-        words = " ".join(sys.argv[1:])
-        raise HostError(Problem(f"{verb} needs root", hint=f"sudo qlaunch {words}"))
+        raise HostError(Problem(f"{verb} needs root", hint=f"sudo qlaunch {join(sys.argv[1:])}"))
 
 
 def asked_devices(texts: list[str]) -> tuple[HostFacts, list[PciDevice]]:

@@ -104,7 +104,7 @@ def group_text(group: Group) -> str:
 
 
 def _device_lines(device: PciDevice) -> list[str]:
-    kind = _CLASSES.get(device.class_code >> 8, f"{device.class_code >> 8:04x}")
+    kind = _kind(device.class_code >> 8)
     resets = "" if device.is_bridge else f"  reset: {_resets(device)}"
     override = f" (override {device.driver_override})" if device.driver_override else ""
     line = f"  {device.address}  {device.id}  {kind:11}  {device.driver or '-'}{override}{resets}"
@@ -116,6 +116,11 @@ def _device_lines(device: PciDevice) -> list[str]:
     if device.boot_vga:
         extra.append("the firmware's boot display")
     return [line, *(f"      {text}" for text in extra)]
+
+
+def _kind(code: int) -> str:
+    """ff00 to ffff belong to no class, and 00ff is how virtio devices say so."""
+    return _CLASSES.get(code) or ("other" if code >= 0xFF00 or code == 0x00FF else f"{code:04x}")
 
 
 def _resets(device: PciDevice) -> str:

@@ -15,7 +15,14 @@ from shlex import quote
 from msgspec import Struct
 
 from qlaunch.argv.render import plan_options, render_argv
-from qlaunch.cli.common import Made, add_profile_arguments, make, plan_for, warnings_of
+from qlaunch.cli.common import (
+    Made,
+    add_profile_arguments,
+    located,
+    make,
+    plan_for,
+    warnings_of,
+)
 from qlaunch.cli.main import tell
 from qlaunch.cli.text import write, write_json
 from qlaunch.errors import EXIT_OK, Problem, UsageError
@@ -97,7 +104,10 @@ def shown(made: Made) -> Shown:
         tuple(render_argv(plan)),
         tuple(ShownOption(o.words, reason(o.why, made)) for o in plan_options(plan)),
         {str(f.number): f"{f.kind} {f.of}".strip() for f in plan.fds},
-        tuple(p._asdict() for p in warnings_of(made)),
+        tuple(
+            p._asdict()
+            for p in (*made.loaded.warnings, *located(plan.problems, made.loaded))
+        ),
     )
 
 

@@ -153,7 +153,12 @@ def _held(draft: Draft, device: PciDevice, holder: Holder, where: str) -> None:
 
 
 def check_only_card(draft: Draft, device: PciDevice, where: str) -> None:
-    """The host's only graphics card may go, but not unnoticed."""
+    """The host's only graphics card may go, but not unnoticed.
+
+    A warning, because a host with a single card that hands it to its guest is an ordinary one:
+    nobody looks at its screen, or SSH leads in. A desktop or console that draws on the card is
+    refused by `check_holders`, by its name.
+    """
     others = [d for d in draft.facts.pci or () if is_display(d) and d.address != device.address]
     if not others:
         draft.problem(

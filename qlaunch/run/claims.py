@@ -60,7 +60,7 @@ def _take(directory: str, device: str, owner: Owner) -> Claim:
         raise HostError(
             Problem(
                 f"{device} is in use by the machine {other.name if other else '?'}", where=device,
-                hint=f"qlaunch stop {other.name}" if other else "qlaunch ps",
+                hint=f"qlaunch stop '{other.name}'" if other else "qlaunch ps",
             )
         )
     before = _owner_of(os.pread(fd, 4096, 0))

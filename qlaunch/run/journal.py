@@ -161,7 +161,7 @@ def create_journal(directory: Path, header: Header) -> Journal:
         raise HostError(
             Problem(
                 "the journal of an earlier run is still there", where=str(path),
-                hint=f"qlaunch recover {header.name}",
+                hint=f"qlaunch recover '{header.name}'",
             )
         ) from None
     except OSError as error:

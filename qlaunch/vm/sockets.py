@@ -13,6 +13,7 @@ from qlaunch.errors import HostError, Problem
 if TYPE_CHECKING:
     from qlaunch.plan.model import Account
 
+_PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 SUN_PATH = 108  # sizeof(sockaddr_un.sun_path), the closing zero included
 
 
@@ -21,7 +22,8 @@ def listen_unix(
 ) -> socket.socket:
     """A listening socket at `path`, with `mode` from its first moment, and then of `account`.
 
-    A socket that an earlier run left there is replaced; anything else is refused. The path may be
+    A socket that an earlier run left there is replaced; anything else, and a directory that is a
+    link, is refused. The path may be
     of any length, its last part up to 80 bytes. After HostError nothing of ours is at `path`.
     """
     target = Path(path)
@@ -29,13 +31,13 @@ def listen_unix(
     place = -1
     bound = False
     try:
-        place = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        place = os.open(target.parent, _PLACE)
         _clear(target.name, place)
         # bind() takes the mode from the socket's own inode: no moment at the umask's mode.
         os.fchmod(sock.fileno(), mode)
         sock.bind(_address(path, place, target.name))
         bound = True
-        os.chmod(target.name, mode, dir_fd=place)  # the umask was taken off it
+        _set_mode(target.name, place, mode)  # the umask was taken off it
         if account is not None:
             os.chown(
                 target.name, account.uid, account.gid, dir_fd=place, follow_symlinks=False
@@ -70,6 +72,17 @@ def _address(path: str, place: int, name: str) -> str:
     if len(os.fsencode(short)) >= SUN_PATH:
         raise OSError(0, f"its last part is too long: {len(os.fsencode(name))} bytes")
     return short
+
+
+def _set_mode(name: str, place: int, mode: int) -> None:
+    """chmod of the socket itself: a link that somebody put in its place is not followed."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(0, "something else was put in its place")
+        Path(f"/proc/self/fd/{fd}").chmod(mode)  # fchmod refuses an O_PATH fd
+    finally:
+        os.close(fd)
 
 
 def _clear(name: str, place: int) -> None:

@@ -21,7 +21,9 @@ STUBS = {  # what stands in for the machine
 }
 
 
-def check(top: Path, me: int, *words: str, sudo: int = 0, fails: str = "-") -> tuple[int, list[str]]:
+def check(
+    top: Path, me: int, *words: str, sudo: int = 0, fails: str = "-"
+) -> tuple[int, list[str]]:
     """Exit code, and for each pytest run who and which markers."""
     (top / "contrib").mkdir()
     for name in ("check", "setup.sh"):

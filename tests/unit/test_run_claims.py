@@ -45,7 +45,7 @@ def test_a_device_has_one_owner_who_is_named(tmp_path: Path) -> None:
             claim(tmp_path, "other", SOUND, CARD)
         (problem,) = caught.value.problems
         assert problem.message == f"{CARD} is in use by the machine win7"
-        assert problem.hint == "qlaunch stop win7"
+        assert problem.hint == "qlaunch stop 'win7'"
         # all or none: what was taken before the refusal is free again
         assert not is_locked(str(tmp_path / CLAIMS / SOUND))
         assert [p.name for p in (tmp_path / CLAIMS).iterdir()] == [CARD]

@@ -11,6 +11,7 @@ import pytest
 
 from qlaunch.errors import HostError
 from qlaunch.plan.model import Account
+from qlaunch.vm import sockets
 from qlaunch.vm.sockets import SUN_PATH, connect_unix, listen_unix
 
 
@@ -39,7 +40,8 @@ def test_mode_is_there_from_the_first_moment(
 ) -> None:
     modes: list[int] = []
     monkeypatch.setattr(
-        os, "chmod", lambda name, *_, dir_fd: modes.append(os.stat(name, dir_fd=dir_fd).st_mode)
+        sockets, "_set_mode",
+        lambda name, place, _: modes.append(os.stat(name, dir_fd=place).st_mode),
     )
     before = os.umask(0)
     try:
@@ -82,6 +84,32 @@ def test_anything_else_in_the_way_is_refused_and_kept(tmp_path: Path, kind: str)
         listen_unix(str(path))
     assert path.lstat() == before
     assert target.is_socket()
+
+
+def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(HostError, match="no socket could be made"):
+        listen_unix(str(tmp_path / "link/s"))
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_a_link_put_in_the_sockets_place_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = tmp_path / "victim"
+    victim.touch(mode=0o600)
+    set_mode = sockets._set_mode
+
+    def swapped(name: str, place: int, mode: int) -> None:
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to(victim)
+        set_mode(name, place, mode)
+
+    monkeypatch.setattr(sockets, "_set_mode", swapped)
+    with pytest.raises(HostError, match="something else was put in its place"):
+        listen_unix(str(tmp_path / "s"), mode=0o666)
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("path", ["missing/s", "x" * 300])
