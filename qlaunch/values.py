@@ -92,11 +92,6 @@ class Size(int):
                 return f"{self // _UNITS[unit]}{unit}"
         return f"{int(self)}B"
 
-    @property
-    def mib(self) -> int:
-        """Whole MiB, rounded down."""
-        return self >> 20
-
 
 class Duration(float):
     """Seconds, to the microsecond; `str()` is "60s"."""

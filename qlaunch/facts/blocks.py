@@ -56,10 +56,6 @@ class BlockTable:
         """`major:minor`, or ""."""
         return next((number for number, n in self._numbers.items() if n == name), "")
 
-    def name_at(self, number: str) -> str | None:
-        """`8:1` → kernel name."""
-        return self._numbers.get(number)
-
     def label(self, name: str) -> str:
         """How people name it: /dev/mapper/NAME for device mapper, else /dev/NAME."""
         mapped = read_attribute(f"{self._path(name)}/dm/name") if name.startswith("dm-") else None

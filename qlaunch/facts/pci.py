@@ -228,8 +228,3 @@ def match_variant(base: str, variants: Variants, modalias: str) -> str:
         if entry.startswith("pci:"):
             return entry.removeprefix("pci:")
     return module
-
-
-def find_vfio_driver(root: Path, release: str, modalias: str) -> str:
-    """What to bind a device of that modalias to: a variant driver that fits it, or "vfio-pci"."""
-    return match_variant(base_of(root), read_variants(root, release), modalias)

@@ -49,21 +49,6 @@ def read_process_holders(root: Path, nodes: Mapping[str, str]) -> dict[str, tupl
     return {key: tuple(holders) for key, holders in found.items()}
 
 
-def group_in_use(path: Path) -> bool | None:
-    """Whether a VFIO group node has an opener: only one is let in, a second gets EBUSY.
-
-    True and False are sure at that moment (vfio_group_fops_open); None when the node may not be
-    opened or is not there. Opening is all that is done.
-    """
-    import errno
-
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
-    except OSError as error:
-        return True if error.errno == errno.EBUSY else None
-    return False
-
-
 def _open_paths(path: str) -> set[str]:
     try:
         fd = os.open(path, _DIRECTORY)

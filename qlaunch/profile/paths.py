@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
@@ -133,16 +133,3 @@ def _shape(kind: Any) -> _Shape:
         table = kind if issubclass(kind, Struct) else None
         return _Shape(kind is HostPath, kind is Program, table)
     return _Shape()
-
-
-Expander = Callable[[dict[str, Any], Path], list[tuple[KeyPath, Problem]]]
-
-
-def expander(table: type[Struct]) -> Expander:
-    """A function that expands trees of one kind; home and environment are looked up once."""
-    home = home_directory()
-
-    def expand(tree: dict[str, Any], directory: Path) -> list[tuple[KeyPath, Problem]]:
-        return expand_tree(tree, table, PathRules(directory, home, os.environ))
-
-    return expand

@@ -9,7 +9,6 @@ import pytest
 from qlaunch.facts.holders import is_vital, with_holders
 from qlaunch.facts.model import Holder
 from qlaunch.facts.pci import read_pci
-from qlaunch.facts.processes import group_in_use
 from tests.fake.trees import Tree, card_on_ioh3420
 
 SESSION = "/user.slice/user-1000.slice/session-2.scope"
@@ -198,12 +197,6 @@ def test_an_empty_seat_holds_nothing(tree: Tree) -> None:
     card_on_ioh3420(tree)
     tree.write("run/systemd/seats/seat0", "ACTIVE=")
     assert kinds(tree, "0000:01:00.0") == []
-
-
-def test_group_in_use_cannot_tell_without_a_node(tmp_path: Path) -> None:
-    assert group_in_use(tmp_path / "8") is None
-    (tmp_path / "9").touch()
-    assert group_in_use(tmp_path / "9") is False
 
 
 def test_this_host() -> None:
