@@ -164,7 +164,7 @@ def test_json_of_faults(typed: Type) -> None:
     ]
     assert checked.err == ""
     planned = typed("plan", WIN7, "--facts", FACTS, *wrong, "--json")
-    assert json.loads(planned.out)["problems"][0]["severity"] == "warning"
+    assert json.loads(planned.out)["problems"][0]["severity"] == "error"
 
 
 def test_plan_diff(typed: Type, tmp_path: Path) -> None:
