@@ -213,13 +213,14 @@ def test_pins_are_where_the_profile_says(make: Make) -> None:
     assert qlaunch("stop", vm.name, "--now").returncode == 0
 
 
-def test_a_disk_in_use_is_told_by_qemus_own_words(make: Make) -> None:
+def test_a_disk_in_use_is_told_with_its_user(make: Make) -> None:
     vm = make()
     rival = make()
     assert qlaunch("run", str(vm.path), "--detach").returncode == 0
     refused = qlaunch("run", str(rival.path), "--set", f"disk[0].file={vm.directory}/disk.img")
     assert refused.returncode == 1
-    assert "lock" in refused.stderr
+    assert "another QEMU has this disk open" in refused.stderr
+    assert f"the machine {vm.name} " in refused.stderr
     assert qlaunch("stop", vm.name, "--now").returncode == 0
 
 
