@@ -63,7 +63,7 @@ def test_what_was_written_is_read(path: Path) -> None:
 
 def test_an_earlier_journal_is_not_overwritten(path: Path) -> None:
     before = path.read_bytes()
-    with pytest.raises(HostError, match="recover win7"):
+    with pytest.raises(HostError, match="recover 'win7'"):
         create_journal(path.parent, HEADER)
     assert path.read_bytes() == before
 

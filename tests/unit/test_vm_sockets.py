@@ -94,11 +94,15 @@ def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "real").iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["file", "socket"])
 def test_a_link_put_in_the_sockets_place_is_not_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     victim = tmp_path / "victim"
-    victim.touch(mode=0o600)
+    if kind == "socket":
+        listen_unix(str(victim), mode=0o600).close()
+    else:
+        victim.touch(mode=0o600)
     set_mode = sockets._set_mode
 
     def swapped(name: str, place: int, mode: int) -> None:
