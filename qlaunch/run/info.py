@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from msgspec import MsgspecError, Struct
 
 from qlaunch.codec import from_json, to_json
+from qlaunch.errors import HostError, Problem
 from qlaunch.plan.model import Account, PinPlan, Plan
-from qlaunch.run.locks import is_locked, try_lock
+from qlaunch.run.locks import is_locked, remedy, try_lock
 
 FILE = "run.json"
 LOCK = "lock"
@@ -123,11 +124,22 @@ def try_supervise(runtime_dir: str) -> int | None:
     """Become the machine's supervisor; the lock's fd, or None when there is one.
 
     It is taken before the machine's own lock, and lets others know whom to send a stop request.
+    Raises HostError when it cannot be written.
     """
     fd = try_lock(f"{runtime_dir}/{SUPERVISOR}")
-    if fd is not None:
+    if fd is None:
+        return None
+    try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{runtime_dir}/{SUPERVISOR}")  # noqa: PTH108
+        os.close(fd)
+        raise HostError(
+            Problem(f"the lock cannot be written: {error.strerror}",
+                    where=f"{runtime_dir}/{SUPERVISOR}", hint=remedy(error, runtime_dir))
+        ) from None
     return fd
 
 

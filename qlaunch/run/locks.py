@@ -68,7 +68,7 @@ def _own(fd: int, path: str, mode: int, owner: tuple[int, int] | None) -> None:
 def remedy(error: OSError, path: str) -> str:
     """What to do about a file or directory of ours that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"df -h '{path}'; df -i '{path}'"
+        return "df -h and df -i show what is full"
     if error.errno == errno.EROFS:
         return "it has to be on a file system that can be written: findmnt -T shows which"
     if path.startswith("/run/user/") or os.environ.get("XDG_RUNTIME_DIR", "\0") in path:

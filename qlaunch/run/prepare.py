@@ -3,6 +3,7 @@ before anything of it is taken over, and what it left stays its own until then."
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from contextlib import ExitStack
@@ -12,9 +13,9 @@ from qlaunch.errors import HostError, Problem
 from qlaunch.plan.steps import TakeDevice
 from qlaunch.run.account import as_account
 from qlaunch.run.cleanup import clean_up
-from qlaunch.run.info import LOCK, try_supervise
+from qlaunch.run.info import LOCK, SUPERVISOR, try_supervise
 from qlaunch.run.journal import FILE_NAME
-from qlaunch.run.locks import HostLock, make_directory, try_lock
+from qlaunch.run.locks import HostLock, make_directory, remedy, try_lock
 from qlaunch.run.story import LOG, QEMU_LOG, Story
 
 if TYPE_CHECKING:
@@ -32,11 +33,19 @@ def claim_name(base: str, name: str, stack: ExitStack, story: Story, host: Host)
     make_directory(base, 0o711 if os.geteuid() == 0 else 0o700)
     make_directory(runtime)
     # In this order, as `recover` does; and with both held nobody takes us for a QEMU left alone.
-    supervisor = try_supervise(runtime)
+    try:
+        supervisor = try_supervise(runtime)
+    except HostError:
+        _unmake(runtime)
+        raise
     if supervisor is None:
         raise _runs(name, runtime)
     stack.callback(os.close, supervisor)
-    lock = try_lock(f"{runtime}/{LOCK}")
+    try:
+        lock = try_lock(f"{runtime}/{LOCK}")
+    except HostError:
+        _unmake(runtime, SUPERVISOR)
+        raise
     if lock is None:
         raise _runs(name, runtime)
     stack.callback(os.close, lock)
@@ -47,6 +56,14 @@ def claim_name(base: str, name: str, stack: ExitStack, story: Story, host: Host)
         recover_dead(base, name, story.say, host)
     stack.callback(clean_up, base, name)
     return lock
+
+
+def _unmake(runtime: str, *made: str) -> None:
+    """A directory that cannot be locked is not left behind; one that holds more stays."""
+    with contextlib.suppress(OSError):
+        for entry in made:
+            os.unlink(f"{runtime}/{entry}")  # noqa: PTH108
+        os.rmdir(runtime)  # noqa: PTH106
 
 
 def _runs(name: str, runtime: str) -> HostError:
@@ -66,7 +83,8 @@ def open_logs(plan: Plan, stack: ExitStack, story: Story) -> int:
             qemu_log = os.open(f"{plan.state_dir}/{QEMU_LOG}", flags, 0o600)
         except OSError as error:
             raise HostError(
-                Problem(f"the log cannot be written: {error.strerror}", where=plan.state_dir)
+                Problem(f"the log cannot be written: {error.strerror}", where=plan.state_dir,
+                        hint=remedy(error, plan.state_dir))
             ) from None
     stack.callback(os.close, qemu_log)
     if plan.socket_dir != plan.runtime_dir and plan.account is not None:

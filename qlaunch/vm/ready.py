@@ -21,7 +21,7 @@ GIB = float(1 << 30)
 ENDING = 5.0  # seconds from QEMU closing its monitor to its exit
 _OLD = "this QEMU may be too old for it; another one can be named with [qemu] binary"
 _REMEDIES = (  # what QEMU says, and what to do
-    ("lock", "another program has this image open: qlaunch ps; or: fuser -v IMAGE"),
+    ('Failed to get "', "another program has this image open: qlaunch ps; or: fuser -v IMAGE"),
     ("Cannot allocate memory", "free -h; lower machine.memory"),
     ("is not a valid device model", _OLD),
     ("invalid option", _OLD),

@@ -16,6 +16,7 @@ import pytest
 
 from qlaunch.codec import from_json, to_json
 from qlaunch.facts.model import HostFacts, HostFile
+from qlaunch.vm.ready import remedy
 from tests.fake.typed import Type, Typed, typing
 
 TOP = Path(__file__).parents[2]
@@ -165,6 +166,7 @@ CASES = [
     Case('disk[0].file="/folder"', "this is a directory"),
     Case('disk[0].file=""', "expected a path, not an empty text", 2),
     Case('disk[0].file="/a\\nb"', "a control character", 2),
+    Case('disk=[{file="a"},{file="a"}]', "hint: make both read_only, or give each", 2),
     Case('disk[0].bus="scsy"', "disk[0].bus", 2),
     # words that do not parse
     Case('net=[{user={},mac="52:54:00"}]', "expected a MAC address like", 2),
@@ -252,3 +254,18 @@ def test_a_guest_without_kvm_is_told_once(typed: Type, snapshots: dict[str, str]
 @pytest.mark.parametrize("verb", ["check", "plan", "argv"])
 def test_facts_that_are_none(typed: Type, verb: str, name: str, says: str) -> None:
     judge(typed(verb, "ok", "--facts", name), 2, says)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ('-blockdev driver=raw: Failed to get "write" lock', "another program has this image open"),
+        ("-blockdev driver=qcow2: Image is not in qcow2 format", "qemu-img info"),
+        ("-device x: 'x' is not a valid device model name", "too old for it"),
+        ("cannot set up guest memory 'pc.ram': Cannot allocate memory", "lower machine.memory"),
+        ("Could not set up host forwarding rule 'tcp::1-:22'", "ss -ltnp"),
+        ("something new", "qlaunch plan PROFILE"), ("", "qlaunch plan PROFILE"),
+    ],
+)  # fmt: skip
+def test_qemus_last_words_come_with_a_way_on(words: str, hint: str) -> None:
+    assert hint in remedy(words)
