@@ -17,7 +17,7 @@ from collections.abc import Callable
 from qlaunch.errors import HostError, Problem
 
 HOST_LOCK = ".host.lock"
-LOOKING = 0.03  # seconds; `is_locked` holds a lock for a moment when it looks
+LOOKING = 2.0  # seconds that those who only look at a lock may be in the way of who takes it
 HOST_WAIT = 90.0  # longer than one guarded write's deadline
 
 
@@ -77,9 +77,9 @@ def remedy(error: OSError, path: str) -> str:
 
 
 def try_lock(path: str) -> int | None:
-    """Open and lock a file; None when another process holds it for longer than it takes to look.
+    """Open and lock a file; None when another process holds it. The fd is close-on-exec.
 
-    The fd is close-on-exec.
+    One that only looks (`is_locked`) shares it for a moment, and is waited for.
     Raises HostError when the file cannot be opened.
     """
     deadline = time.monotonic() + LOOKING
@@ -96,10 +96,11 @@ def try_lock(path: str) -> int | None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            owned = not _shares(fd)
             os.close(fd)
-            if time.monotonic() > deadline:
+            if owned or time.monotonic() > deadline:
                 return None
-            time.sleep(LOOKING / 10)
+            time.sleep(0.001)
             continue
         if _is_at(fd, path):
             return fd
@@ -113,12 +114,18 @@ def is_locked(path: str) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _shares(fd)
     finally:
         os.close(fd)
-    return False
+
+
+def _shares(fd: int) -> bool:
+    """Whether nobody owns the lock; it is shared then until the fd is closed."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_at(fd: int, path: str) -> bool:
