@@ -34,8 +34,8 @@ def text(bench: Bench) -> str:
     """The whole."""
     medians = {row: median(samples) for row, samples in bench.samples.items()}
     rows = [
-        "|                                     |   median |  fastest | aim                |",
-        "|-------------------------------------|---------:|---------:|--------------------|",
+        "|                                     |   median |  fastest | aim              |",
+        "|-------------------------------------|---------:|---------:|------------------|",
     ]
     for row, samples in bench.samples.items():
         unit = "MiB" if row.endswith("resident") else "ms"
@@ -45,7 +45,7 @@ def text(bench: Bench) -> str:
         verdict = _verdict(HALF, medians, medians[RUN])
         rows.append(f"| {'qlaunch run against virsh create':35} | "
                     f"{medians[RUN] / medians['virsh create, user net']:8.2f} | {'':8} | "
-                    f"{verdict:18} |")
+                    f"{verdict:16} |")
     rows += [f"\n{row}: {why}" for row, why in bench.absent.items()]
     host = bench.host
     libvirt = f", libvirt {host['libvirt']}" if host["libvirt"] else ""
@@ -61,7 +61,7 @@ def _row(row: str, medians: Medians, low: float, unit: str, aims: list[Aim]) -> 
     verdict = "".join(_verdict(aim, medians, medians[row]) for aim in aims)
     digits = 1 if unit == "MiB" else 0
     mid, low_text = (f"{value:.{digits}f} {unit}" for value in (medians[row], low))
-    return f"| {row:35} | {mid:>8} | {low_text:>8} | {verdict:18} |"
+    return f"| {row:35} | {mid:>8} | {low_text:>8} | {verdict:16} |"
 
 
 def _verdict(aim: Aim, medians: Medians, value: float) -> str:
