@@ -110,6 +110,10 @@ def _dispatch(words: list[str]) -> int:
         hint = f"did you mean {near}?" if near else "qlaunch --help lists the verbs"
         tell([Problem("there is no such verb", where="qlaunch", found=verb, hint=hint)])
         return EXIT_USAGE
+    if verb == "run":
+        from qlaunch.cli.early import begin
+
+        begin(words[1:])
     _import_msgspec()
     module = importlib.import_module(f"qlaunch.cli.{VERBS[verb][0]}")
     parser = Parser(

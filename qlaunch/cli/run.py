@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def _session(
     args: argparse.Namespace, loaded: Loaded, running: Callable[[], None] | None
 ) -> int:
+    from qlaunch.cli import early
     from qlaunch.cli.base import runtime_base
     from qlaunch.run.session import Session
     from qlaunch.run.story import Story
@@ -80,7 +81,7 @@ def _session(
     try:
         return Session(
             loaded, make_plan, story, base=runtime_base(), terminal=running is None,
-            on_running=running or (lambda: None),
+            on_running=running or (lambda: None), net=early.helper,
         ).run()
     finally:
         story.close()

@@ -22,6 +22,9 @@ example:
 """
 
 
+MOMENT = 0.2  # seconds that the CPU's use is measured over
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """NAME and --json."""
     parser.add_argument("name", metavar="NAME", help="the machine's name (qlaunch ps)")
@@ -35,10 +38,11 @@ def run(args: argparse.Namespace) -> int:
     found = machine(base, name)
     info = read_info(f"{base}/{name}")
     stage, pending = journal_state(f"{base}/{name}")
+    load = read_load(found.qemu_pid) if found.qemu_pid else None
     if args.json:
         write_json({
             **msgspec.structs.asdict(found), "stage": stage, "steps_to_undo": pending,
-            "info": info,
+            "info": info, "load": load,
         })
         return EXIT_OK
     lines = [f"{name}: {found.state}"]
@@ -52,6 +56,11 @@ def run(args: argparse.Namespace) -> int:
             f"  log       {info.state_dir}/qlaunch.log",
         ]
     lines.append(f"  processes QEMU {found.qemu_pid or '-'}, launcher {found.launcher_pid or '-'}")
+    if load is not None:
+        lines.append(
+            f"  load      {load.cpu_percent:.0f} % of a CPU, {load.resident >> 20} MiB resident, "
+            f"{load.threads} threads"
+        )
     if stage:
         lines.append(f"  stage     {stage}")
     lines += [f"  to undo   {text}" for text in pending]
@@ -59,6 +68,25 @@ def run(args: argparse.Namespace) -> int:
         lines.append(f"hint: qlaunch recover '{name}'")
     write("\n".join(lines) + "\n")
     return EXIT_OK
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What QEMU uses: share of one CPU over a moment, bytes, threads."""
+
+    cpu_percent: float
+    resident: int
+    threads: int
+
+
+def read_load(pid: int) -> Load | None:
+    """From psutil; None when it has ended."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return Load(process.cpu_percent(MOMENT), process.memory_info().rss, process.num_threads())
+    except psutil.Error:
+        return None
 
 
 def journal_state(runtime: str) -> tuple[str, list[str]]:

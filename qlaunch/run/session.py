@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from qlaunch.argv.render import render_argv
 from qlaunch.errors import HostError, Problem, QlaunchError
 from qlaunch.host.handler import Host
-from qlaunch.host.net import NetChild, attach_tap
+from qlaunch.host.net import attach_tap
+from qlaunch.host.netchild import NetChild
 from qlaunch.plan.model import Plan
 from qlaunch.plan.steps import LoadModule, MakeBridge
 from qlaunch.run.account import run_hooks
@@ -50,6 +51,7 @@ class Session:
         *,
         base: str,
         terminal: bool = True,
+        net: NetChild | None = None,
         on_running: Callable[[], None] = lambda: None,
     ) -> None:
         self.loaded = loaded
@@ -59,7 +61,7 @@ class Session:
         self.terminal = terminal
         self.on_running = on_running
         self.interrupts = Interrupts(story.say)
-        self.net = NetChild()
+        self.net = net or NetChild()
         self.host = Host(net=self.net, on_wait=self._on_wait)
         self.journal: Journal | None = None
         self.engine: Engine | None = None

@@ -15,7 +15,8 @@ import pytest
 from qlaunch.errors import HostError, NotRestoredError, StuckError
 from qlaunch.host.handler import Host
 from qlaunch.host.handlers import HANDLERS
-from qlaunch.host.net import MakeBridgeHandler, NetChild, attach_tap
+from qlaunch.host.net import MakeBridgeHandler, attach_tap
+from qlaunch.host.netchild import NetChild
 from qlaunch.host.tap import open_tap
 from qlaunch.plan.steps import LoadModule, MakeBridge
 from qlaunch.run.engine import Engine

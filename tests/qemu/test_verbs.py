@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,7 @@ def test_detach_status_and_stop(make: Make) -> None:
     status = qlaunch("status", vm.name)
     assert f"{vm.name}: running" in status.stdout
     assert "2 vCPU(s), 64 MiB" in status.stdout
+    assert re.search(r"load +\d+ % of a CPU, [1-9]\d+ MiB resident, \d+ threads", status.stdout)
     again = qlaunch("run", str(vm.path))
     assert again.returncode == 1
     assert "is running" in again.stderr
