@@ -139,3 +139,18 @@ rom = "/rom"
     # QEMU opens these by itself, so root cannot hand them over.
     plan = planned('[machine]\nbios = "/bios"\n', host(files=locked, invoker=SELF))
     assert said(plan) == ["machine.bios: nobody, who QEMU runs as, may not read this file"]
+
+
+@pytest.mark.parametrize(
+    ("lock", "read_only", "refused"),
+    [("", False, False), ("writing", False, True), ("writing", True, True),
+     ("reading", False, True), ("reading", True, False)],
+)  # fmt: skip
+def test_an_image_that_another_qemu_has(lock: str, read_only: bool, refused: bool) -> None:
+    file = HostFile(path="/x", kind="file", lock=lock, locked_by="the machine vm (pid 7)")  # type: ignore[arg-type]
+    found = fault(file, "read_only = true" if read_only else "")
+    assert (found is not None) is refused
+    if found is not None:
+        assert found[1] == "another QEMU has this disk open"
+        assert found[2].startswith("shut that machine down first")
+        assert ("read_only = true" in found[2]) is (lock == "reading")

@@ -6,7 +6,14 @@ import pytest
 
 from qlaunch.facts.model import Holder, HolderKind, Iommu
 from qlaunch.plan.handover import groups, obstacles
-from qlaunch.plan.steps import HoldPower, LoadModule, OwnGroup, ResetDevices, TakeDevice
+from qlaunch.plan.steps import (
+    HoldPower,
+    LoadModule,
+    OwnGroup,
+    ResetDevices,
+    TakeDevice,
+    devices_of,
+)
 from tests.fake.plans import AUDIO, BRIDGE, NET, ROOT, USER, device, host, planned, said
 
 CARD = device("03:00.0", group=8, reset_methods=("bus",))
@@ -186,3 +193,17 @@ def test_groups_for_the_list_of_devices() -> None:
     assert [p.message for p in found[3].obstacles] == ["only bridges, which stay with the host"]
     off = groups(host(device("04:00.0", "1:1", NET, group=None), iommu=OFF))
     assert "IOMMU is off" in off[-1].obstacles[0].message
+
+
+def test_the_list_has_no_group_for_devices_without_one_when_there_are_none() -> None:
+    assert [g.number for g in groups(host(NIC))] == [9, 90]
+    assert [g.number for g in groups(host(device("04:00.0", "1:1", NET, group=None)))] == [90, None]
+
+
+def test_the_devices_of_a_step() -> None:
+    steps = planned(BOTH, host(CARD, SOUND)).steps
+    found = {type(s): devices_of(s) for s in steps}
+    assert found[LoadModule] == ()
+    assert found[HoldPower] == ("0000:03:00.0",)
+    assert found[ResetDevices] == ("0000:03:00.0", "0000:03:00.1")
+    assert found[TakeDevice] == ("0000:03:00.1",)
