@@ -16,6 +16,7 @@ from qlaunch.cli.common import add_profile_arguments, load, plan_for, refuse_fau
 from qlaunch.cli.main import tell
 
 if TYPE_CHECKING:
+    from qlaunch.errors import Problem
     from qlaunch.plan.model import Plan
     from qlaunch.profile.read import Loaded
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     loaded = load(args)
     if os.geteuid() != 0:
-        plan = plan_for(loaded, None, holders=True)[1]
+        plan = plan_for(loaded, None, holders=not loaded.profile.hooks.before)[1]
         warnings = refuse_faults(plan, loaded)
         if plan.needs_root:
             tell(warnings)
@@ -72,9 +73,13 @@ def _session(
     from qlaunch.run.session import Session
     from qlaunch.run.story import Story
 
-    def make_plan() -> Plan:
-        plan = plan_for(loaded, None, holders=True)[1]
-        tell(refuse_faults(plan, loaded))
+    told: list[Problem] = []
+
+    def make_plan(holders: bool) -> Plan:
+        plan = plan_for(loaded, None, holders=holders)[1]
+        fresh = [p for p in refuse_faults(plan, loaded) if p not in told]
+        tell(fresh)
+        told.extend(fresh)
         return plan
 
     story = Story(quiet=args.quiet)

@@ -46,7 +46,7 @@ class Session:
     def __init__(
         self,
         loaded: Loaded,
-        make_plan: Callable[[], Plan],
+        make_plan: Callable[[bool], Plan],
         story: Story,
         *,
         base: str,
@@ -89,7 +89,8 @@ class Session:
         name = self.loaded.profile.name
         lock = claim_name(self.base, name, stack, self.story, self.host)
         self.stage(3, "planning")
-        plan = self.make_plan()
+        # What a hook ends (a desktop, say) may hold a device until the hook has run.
+        plan = self.make_plan(not self.loaded.profile.hooks.before)
         self.qemu_log = open_logs(plan, stack, self.story)
         self.stage(4, "claiming the devices")
         return lock, plan
@@ -118,7 +119,9 @@ class Session:
         self.journal = create_journal(
             Path(plan.runtime_dir), make_header(self.host, plan.name, profile)
         )
-        run_hooks(plan.profile.hooks.before, plan.account, self.loaded.trusted, self.story.say)
+        if plan.profile.hooks.before:
+            run_hooks(plan.profile.hooks.before, plan.account, self.loaded.trusted, self.story.say)
+            self.make_plan(True)  # refuses what is still held
         self.stage(5, f"{len(plan.steps)} host steps")
         self._apply(plan)
         return self._live(plan, info, lock)

@@ -161,6 +161,27 @@ def test_detached_failure_is_told_here(make: Make) -> None:
     assert not Path(vm.runtime).exists()
 
 
+def test_hooks_run_before_and_after(make: Make) -> None:
+    vm = make(seconds="1")
+    done = qlaunch(
+        "run", str(vm.path), "--set", "hooks.before=[['/bin/echo', 'before']]",
+        "--set", "hooks.after=[['/bin/echo', 'after']]",
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith(("warning", " "))]
+    order = [said.index(w) for w in ("before", f"{vm.name}: the guest runs", "after")]
+    assert order == sorted(order)
+
+
+def test_a_hook_that_fails_keeps_the_guest_from_running(make: Make) -> None:
+    vm = make()
+    done = qlaunch("run", str(vm.path), "--set", "hooks.before=[['/bin/false']]")
+    assert done.returncode == 1
+    assert "a hook failed" in done.stderr
+    assert "the guest runs" not in done.stderr
+    assert not Path(vm.runtime).exists()
+
+
 def test_stop_force(make: Make) -> None:
     vm = make()
     assert qlaunch("run", str(vm.path), "--detach").returncode == 0

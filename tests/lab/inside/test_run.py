@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,6 +178,19 @@ def test_a_held_device_is_refused_and_its_holder_named(machine: Machine) -> None
     assert refused.returncode == 1
     assert f"pid {os.getpid()}" in refused.stderr
     assert str(node) in refused.stderr
+
+
+def test_a_hook_may_end_who_holds_the_device(tmp_path: Path, boot_disk: Path) -> None:
+    machine = Machine(tmp_path, boot_disk, seconds=1)
+    node = next(Path("/dev/dri").glob("card*"))
+    with subprocess.Popen(["/bin/sh", "-c", f"exec sleep 600 <{node}"]) as holder:
+        try:
+            kill = f"hooks.before=[['/bin/kill', '{holder.pid}']]"
+            done = qlaunch(*machine.words("run"), "--set", kill)
+        finally:
+            holder.kill()
+    assert done.returncode == 0, done.stderr
+    assert "0000:01:00.0 is back on bochs-drm" in done.stderr
 
 
 def test_a_device_that_moved_is_refused(machine: Machine) -> None:
