@@ -38,6 +38,8 @@ _watching: list[list[str]] = []
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if not _watching:
         return
+    if any("__pycache__" in str(one) for one in arguments[:2]):
+        return  # a first import leaves its compiled form
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
         if not str(arguments[0]).startswith(HARMLESS) and not isinstance(arguments[0], int):
             _watching[-1].append(f"open {arguments[0]}")
