@@ -7,6 +7,7 @@ from qlaunch.plan.eras import ERAS, hyperv_set
 from qlaunch.plan.model import Plan
 from qlaunch.plan.platform import page_size
 
+WINDOWS = ("gtk", "sdl")
 SANDBOX = {
     "obsolete": "deny", "elevateprivileges": "deny", "spawn": "deny", "resourcecontrol": "deny",
 }
@@ -20,8 +21,16 @@ def identity_options(plan: Plan) -> list[Option]:
         option("-nodefaults", why="rule: only what the profile says is in the machine"),
         option("-no-user-config", why="rule: no configuration but this one"),
         option("-S", why="rule: no guest instruction runs before the vCPUs are pinned"),
-        option("-sandbox", "on", why="rule: QEMU is confined by seccomp", **SANDBOX),
+        _sandbox(plan),
     ]
+
+
+def _sandbox(plan: Plan) -> Option:
+    """A window's library starts processes of its own (dbus-launch): it dies of spawn=deny."""
+    if plan.display in WINDOWS:
+        why = f"rule: QEMU is confined by seccomp; a {plan.display} window has to start helpers"
+        return option("-sandbox", "on", why=why, **{**SANDBOX, "spawn": "allow"})
+    return option("-sandbox", "on", why="rule: QEMU is confined by seccomp", **SANDBOX)
 
 
 def machine_options(plan: Plan) -> list[Option]:

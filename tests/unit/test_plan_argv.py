@@ -179,3 +179,13 @@ type = "socket"
 type = "stdio"
 """
     assert all(o.why for o in plan_options(planned(text)))
+
+
+@pytest.mark.parametrize(
+    ("display", "spawn"), [("gtk", "allow"), ("sdl", "allow"), ("none", "deny")]
+)
+def test_a_window_may_start_helpers_and_nothing_else_may(display: str, spawn: str) -> None:
+    """GTK starts dbus-launch; under spawn=deny QEMU dies of SIGSYS before its window opens."""
+    argv = render_argv(planned(f'[display]\ntype = "{display}"\n'))
+    assert value(argv, "-sandbox", "spawn") == [spawn]
+    assert value(argv, "-sandbox", "elevateprivileges") == ["deny"]
