@@ -185,7 +185,8 @@ def test_a_hook_may_end_who_holds_the_device(tmp_path: Path, boot_disk: Path) ->
     node = next(Path("/dev/dri").glob("card*"))
     with subprocess.Popen(["/bin/sh", "-c", f"exec sleep 600 <{node}"]) as holder:
         try:
-            kill = f"hooks.before=[['/bin/kill', '{holder.pid}']]"
+            # The shell's own kill: a minimal system has no program of that name.
+            kill = f"hooks.before=[['/bin/sh', '-c', 'kill {holder.pid}; sleep 1']]"
             done = qlaunch(*machine.words("run"), "--set", kill)
         finally:
             holder.kill()
