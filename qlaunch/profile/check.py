@@ -7,29 +7,35 @@ in check_devices.py, those about what goes to QEMU verbatim in check_qemu.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from qlaunch.errors import Problem
+from qlaunch.late import Family, load
+from qlaunch.profile.check_cpu import CPU_CHECKS
 from qlaunch.profile.check_devices import DEVICE_CHECKS
 from qlaunch.profile.check_qemu import QEMU_CHECKS
 from qlaunch.profile.places import Finding
 from qlaunch.profile.profile import Profile
 from qlaunch.values import Size
 
-MAX_CPUS = 255  # one more needs an emulated IOMMU to deliver interrupts to it
 MIN_MEMORY = 1 << 20
 _PAGES = {True: Size(2 << 20), "2M": Size(2 << 20), "1G": Size(1 << 30)}
 
 
 def check_profile(profile: Profile) -> list[Finding]:
     """Errors, warnings and notes of all rules."""
-    return [finding for check in CHECKS for finding in check(profile)]
+    checks = list(CHECKS)
+    for tables, target in FAMILIES:
+        if any(attrgetter(table)(profile) for table in tables):
+            checks += load(target)
+    return [finding for check in checks for finding in check(profile)]
 
 
 def check_boot(profile: Profile) -> Iterator[Finding]:
     """There is something to boot from."""
-    boots = [device.boot for device in profile.net] + [device.boot for device in profile.pci]
-    bootable = any(boot is not None for boot in boots)
-    if not (profile.disk or profile.cdrom or bootable or profile.qemu.args):
+    others = [d for kind in ("net", "pci", "vgpu", "usb") for d in getattr(profile, kind)]
+    bootable = any(device.boot is not None for device in others)
+    if not (profile.disk or profile.cdrom or bootable or profile.kernel or profile.qemu.args):
         yield Finding(
             (),
             Problem(
@@ -43,7 +49,7 @@ def check_boot(profile: Profile) -> Iterator[Finding]:
 def check_boot_order(profile: Profile) -> Iterator[Finding]:
     """No two devices have the same place in the boot order."""
     seen: dict[int, str] = {}
-    for kind in ("disk", "cdrom", "net", "pci"):
+    for kind in ("disk", "cdrom", "net", "pci", "vgpu", "usb"):
         for number, device in enumerate(getattr(profile, kind)):
             boot = device.boot
             if boot is None:
@@ -59,44 +65,6 @@ def check_boot_order(profile: Profile) -> Iterator[Finding]:
                         hint="give each its own number; the lowest is tried first",
                     ),
                 )
-
-
-def check_cpu_count(profile: Profile) -> Iterator[Finding]:
-    """QEMU's interrupt controllers can reach every vCPU."""
-    cpu = profile.cpu
-    if cpu.count > MAX_CPUS:
-        yield Finding(
-            ("cpu",),
-            Problem(
-                f"{cpu.count} vCPUs, and a guest can have {MAX_CPUS}",
-                found=f"sockets = {cpu.sockets}, cores = {cpu.cores}, threads = {cpu.threads}",
-            ),
-        )
-
-
-def check_pins(profile: Profile) -> Iterator[Finding]:
-    """Every vCPU has host CPUs of its own to run on, or none has."""
-    cpu = profile.cpu
-    if cpu.pin is None:
-        return
-    listed = len(cpu.pin.vcpus)
-    if listed and listed != cpu.count:
-        yield Finding(
-            ("cpu", "pin", "vcpus"),
-            Problem(
-                f"{listed} entries listed for {cpu.count} vCPUs",
-                found=f"sockets = {cpu.sockets}, cores = {cpu.cores}, threads = {cpu.threads}",
-                hint='one entry a vCPU, in order; an entry may be a list such as "2,10"',
-            ),
-            also=(("cpu", "sockets"), ("cpu", "cores"), ("cpu", "threads")),
-        )
-    for number, cpus in enumerate(cpu.pin.vcpus):
-        if not cpus:
-            yield Finding(("cpu", "pin", "vcpus", number), Problem("no host CPU for this vCPU"))
-    for key in ("emulator", "iothreads"):
-        cpus_of = getattr(cpu.pin, key)
-        if cpus_of is not None and not cpus_of:
-            yield Finding(("cpu", "pin", key), Problem("an empty CPU list"))
 
 
 def check_memory(profile: Profile) -> Iterator[Finding]:
@@ -118,20 +86,6 @@ def check_memory(profile: Profile) -> Iterator[Finding]:
         )
 
 
-def check_hyperv(profile: Profile) -> Iterator[Finding]:
-    """Hyper-V enlightenments are told to guests that know them."""
-    if profile.guest == "linux" and profile.cpu.hyperv:
-        yield Finding(
-            ("cpu", "hyperv"),
-            Problem(
-                "Hyper-V enlightenments do little for a Linux guest, which prefers KVM's own",
-                hint="leave hyperv out",
-                severity="note",
-            ),
-            also=(("guest",),),
-        )
-
-
 def check_hooks(profile: Profile) -> Iterator[Finding]:
     """A hook names a program."""
     for key in ("before", "after"):
@@ -143,14 +97,46 @@ def check_hooks(profile: Profile) -> Iterator[Finding]:
                 )
 
 
+def check_windows11(profile: Profile) -> Iterator[Finding]:
+    """Its setup refuses a machine without a TPM 2.0; what is installed already starts without."""
+    if profile.guest == "windows11" and profile.tpm is None:
+        yield Finding(
+            ("guest",),
+            Problem("Windows 11 is not installed without a TPM", found="no [tpm]",
+                    hint="add a line that says [tpm]; a TPM 2.0 is its default", severity="note"),
+        )
+
+
 CHECKS: tuple[Callable[[Profile], Iterator[Finding]], ...] = (
     check_boot,
     check_boot_order,
-    check_cpu_count,
-    check_pins,
+    *CPU_CHECKS,
     check_memory,
-    check_hyperv,
     check_hooks,
+    check_windows11,
     *DEVICE_CHECKS,
     *QEMU_CHECKS,
+)
+# Rules that are loaded for the profiles that have one of these tables or keys.
+FAMILIES: tuple[Family, ...] = (
+    (
+        tuple(f"machine.{key}" for key in (
+            "firmware", "bios", "secure_boot", "iommu", "boot_timeout", "boot_order",
+            "boot_strict", "boot_retry", "rtc", "acpi_tables", "fw_cfg_files",
+        )),
+        "qlaunch.profile.check_machine:MACHINE_CHECKS",
+    ),
+    (("vgpu",), "qlaunch.profile.check_vgpu:VGPU_CHECKS"),
+    (("memory", "numa"), "qlaunch.profile.check_memory:MEMORY_CHECKS"),
+    (("limits",), "qlaunch.profile.check_limits:LIMIT_CHECKS"),
+    (("audio",), "qlaunch.profile.check_audio:AUDIO_CHECKS"),
+    (("disk", "cdrom", "controller"), "qlaunch.profile.check_storage:STORAGE_CHECKS"),
+    (("net",), "qlaunch.profile.check_network:NETWORK_CHECKS"),
+    (("tpm",), "qlaunch.profile.check_tpm:TPM_CHECKS"),
+    (("share",), "qlaunch.profile.check_shares:SHARE_CHECKS"),
+    (("shmem", "watchdog", "rng"), "qlaunch.profile.check_extras:EXTRA_CHECKS"),
+    (("serial", "parallel", "debugcon"), "qlaunch.profile.check_ports:PORT_CHECKS"),
+    (("channel",), "qlaunch.profile.check_channels:CHANNEL_CHECKS"),
+    (("usb",), "qlaunch.profile.check_usb:USB_CHECKS"),
+    (("input",), "qlaunch.profile.check_inputs:INPUT_CHECKS"),
 )

@@ -94,7 +94,8 @@ def _judge_arg(arg: str, following: str) -> Problem | None:
         words = f'"{name}", {quote(rest.strip())}'
         return Problem("two arguments in one", found=quote(arg), hint=f"write {words}")
     if name in _OWNED:
-        return Problem(f"{name} is not for a profile: {_OWNED[name]}", found=quote(arg))
+        return Problem(f"{name} is not for a profile: {_OWNED[name]}", found=quote(arg),
+                       hint="leave it out")
     if name in _CONSOLES and re.match(r"(mon:)?stdio\b", following):
         return Problem(
             f"{name} {following[:20]} takes the terminal that qlaunch talks on",
@@ -112,7 +113,16 @@ def _judge_arg(arg: str, following: str) -> Problem | None:
 
 
 def check_properties(profile: Profile) -> Iterator[Finding]:
-    """`qemu.set` names a property of a device."""
+    """`qemu.set` names a property of a device, `qemu.globals` one of a type."""
+    for key in profile.qemu.globals or {}:
+        if not re.fullmatch(_PROPERTY, key):
+            yield Finding(
+                ("qemu", "globals", key),
+                Problem(
+                    "expected a device type and its property", found=quote(key),
+                    hint='in quotes, for example "virtio-net-pci.host_mtu" = 9000',
+                ),
+            )
     for key in profile.qemu.set or {}:
         if not re.fullmatch(_PROPERTY, key):
             yield Finding(
@@ -129,7 +139,8 @@ def check_environment(profile: Profile) -> Iterator[Finding]:
     """`qemu.env` has names that an environment can hold."""
     for name in profile.qemu.env or {}:
         if not name or "=" in name:
-            problem = Problem('expected a variable\'s name, without "="', found=quote(name))
+            problem = Problem('expected a variable\'s name, without "="', found=quote(name),
+                              hint='for example GDK_BACKEND = "x11"')
             yield Finding(("qemu", "env", name), problem)
 
 
@@ -141,7 +152,8 @@ def check_empty_texts(profile: Profile) -> Iterator[Finding]:
         (("qemu", "binary"), profile.qemu.binary),
     ):
         if not text.strip():
-            yield Finding(path, Problem("an empty text", found=quote(text)))
+            yield Finding(path, Problem("an empty text", found=quote(text),
+                                        hint="leave the key out, and the default is taken"))
 
 
 QEMU_CHECKS: tuple[Callable[[Profile], Iterator[Finding]], ...] = (

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from msgspec import Struct
 from msgspec import inspect as mi
 
 from qlaunch.codec import decode_value
@@ -35,10 +34,8 @@ _FITS: tuple[tuple[type, tuple[type, ...]], ...] = (
 )
 
 
-def find_faults(tree: dict[str, Any], table: type[Struct]) -> list[Finding]:
-    """What keeps the tree from being a `table`, in its order; one over MAX_FAULTS at most."""
-    kind = mi.type_info(table)
-    assert isinstance(kind, mi.StructType)  # noqa: S101 - tells the type checker
+def find_faults(tree: dict[str, Any], kind: mi.StructType) -> list[Finding]:
+    """What keeps the tree from being that table, in its order; one over MAX_FAULTS at most."""
     return list(islice(_Walk(kind).table(tree, kind, ()), MAX_FAULTS + 1))
 
 
@@ -65,8 +62,7 @@ class _Walk:
         if near := nearest(key, known):
             hint = f"did you mean {near}?"
         elif elsewhere:
-            where = " or ".join(filter(None, elsewhere[:3]))
-            hint = f"{key} belongs in {where}" if where else f"{key} belongs above the first table"
+            hint = _belongs(key, elsewhere)
         return Finding(
             (*at, key),
             Problem(
@@ -81,15 +77,22 @@ class _Walk:
         choices = options(kind)
         fitting = [choice for choice in choices if _fits(choice, value)]
         if not fitting:
-            yield Finding(at, _wrong_kind(value, kind, at))
+            problem = _wrong_kind(value, kind, at)
+            if len(at) == 1 and not problem.hint:
+                headers = [path for path, name in _all_keys(self.root, "") if name == at[0]]
+                if any(headers):
+                    hint = _belongs(str(at[0]), [header for header in headers if header])
+                    problem = problem._replace(hint=hint)
+            yield Finding(at, problem)
             yield from self.inside_wrong_kind(value, choices, at)
             return
         results = [list(self.fitting(value, choice, at)) for choice in fitting]
         if all(results):
-            for path, problem, also in results[0]:
-                if path == at and problem.allowed and len(choices) > 1:
-                    problem = problem._replace(allowed=describe(kind))  # noqa: PLW2901
-                yield Finding(path, problem, also)
+            for found in results[0]:
+                problem = found.problem
+                if found.path == at and problem.allowed and len(choices) > 1:
+                    problem = problem._replace(allowed=describe(kind))
+                yield Finding(found.path, problem, found.also)
 
     def inside_wrong_kind(
         self, value: object, choices: list[mi.Type], at: KeyPath
@@ -111,15 +114,21 @@ class _Walk:
         elif isinstance(bare, mi.DictType):
             for key, item in value.items():
                 for finding in self.value(key, bare.key_type, (*at, key)):
-                    yield finding._replace(
-                        problem=finding.problem._replace(found=_shorten(spell_key(key)))
-                    )
+                    named = finding.problem._replace(found=_shorten(spell_key(key)))
+                    yield Finding(finding.path, named, finding.also)
                 yield from self.value(item, bare.value_type, (*at, key))
         elif isinstance(bare, (mi.VarTupleType, mi.ListType)):
             for number, item in enumerate(value):
                 yield from self.value(item, bare.item_type, (*at, number))
         elif (problem := _leaf(value, bare, notes)) is not None:
             yield Finding(at, problem)
+
+
+def _belongs(key: str, headers: list[str]) -> str:
+    """Where a key that is written in the wrong table belongs; the top has no header."""
+    if "" in headers:
+        return f"{key} belongs above the first table"
+    return f"{key} belongs in {' or '.join(headers[:3])}"
 
 
 def _leaf(value: Any, kind: mi.Type, notes: dict[str, Any]) -> Problem | None:
@@ -197,6 +206,9 @@ def _wrong_kind(value: object, kind: mi.Type, at: KeyPath) -> Problem:
         hint = f"write [{name}], once"
     elif table is not None and value is True and not any(f.required for f in table.fields):
         hint = f"{at[-1]} = {{}} takes its defaults"
+    elif table is not None and len(at) > 1 and isinstance(at[-1], str):
+        keys = [f.encode_name for f in sorted(table.fields, key=lambda f: not f.required)]
+        hint = f"write its keys: {at[-1]} = {{ {' = …, '.join(keys[:2])} = … }}"
     else:
         hint = _rewritten(value, [unwrap(choice)[0] for choice in options(kind)])
     found = spell(value)

@@ -10,7 +10,8 @@ import codecs
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from qlaunch.errors import Problem, ProfileError
 
@@ -29,7 +30,7 @@ class OpenError(ProfileError):
     """There is no text to be had at the path."""
 
 
-class FileText(NamedTuple):
+class FileText(Struct, frozen=True):
     """A file's text, and its status from the descriptor it was read through."""
 
     text: str
@@ -52,7 +53,8 @@ def read_text(path: Path, name: str) -> FileText:
             _regular(status, path)
             data = file.read(LIMIT + 1)
     except FileNotFoundError:
-        raise _fault(path, "there is no such file") from None
+        raise _fault(path, "there is no such file",
+                     hint="paths are relative to the file that says them") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise _fault(path, f"cannot be read: {(reason or str(error)).lower()}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from qlaunch.profile.paths import home_directory
 
 SYSTEM_DIRECTORY = Path("/etc/qlaunch")
 _MOST_NAMES = 1000
+_MOST_TEXT = 1 << 16  # bytes that are looked at for a word of ours
+_HEADER = r"(?m)^[ \t]*\[\[?[ \t]*[\"']?([\w-]+)"
+_KEY = r"(?m)^[ \t]*([\w-]+)[\w \t.\"'-]*="
 _FIRST = 'the least that a profile says is [[disk]] and below it file = "NAME.img"'
 
 
@@ -65,10 +69,29 @@ def _exists(path: Path) -> bool:
 
 def _names(directory: Path) -> Iterator[str]:
     try:
-        found = sorted(p.stem for p in directory.iterdir() if p.suffix == ".toml")
+        found = sorted(p for p in directory.iterdir() if p.suffix == ".toml")
     except OSError:
         return
-    yield from found[:_MOST_NAMES]
+    yield from (path.stem for path in found[:_MOST_NAMES] if not _foreign(path))
+
+
+def _foreign(path: Path) -> bool:
+    """Whether this is some other program's TOML (pyproject.toml): it says something, and nothing
+    that a profile can say. What cannot be read or is broken may be a profile."""
+    from qlaunch.profile.profile import Profile
+
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            text = file.read(_MOST_TEXT).decode("utf-8", "replace")
+    except OSError:
+        return False
+    first = re.search(_HEADER, text)
+    words = {
+        *re.findall(_HEADER, text), *re.findall(_KEY, text[: first.start()] if first else text)
+    }
+    return bool(words) and words.isdisjoint(Profile.__struct_fields__)
 
 
 def _not_found(

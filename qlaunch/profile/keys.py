@@ -11,11 +11,12 @@ from typing import TypeAlias
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
-_INDEX = re.compile(r"\[([0-9]{1,4})\]")
-BASIC_STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
-LITERAL_STRING = re.compile(r"'([^'\n]*)'")
-_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
+# Text until it is used, which is when something has to be said.
+_BARE = r"[A-Za-z0-9_-]+"
+_INDEX = r"\[([0-9]{1,4})\]"
+BASIC_STRING = r'"((?:[^"\\\n]|\\.)*)"'
+LITERAL_STRING = r"'([^'\n]*)'"
+_ESCAPE = r"(?s)\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)"
 _LETTERS = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
 
 
@@ -32,7 +33,7 @@ def key_text(path: KeyPath) -> str:
 
 def spell_key(key: str) -> str:
     """A key as TOML would write it, shortened to 60 characters."""
-    if _BARE.fullmatch(key):
+    if re.fullmatch(_BARE, key):
         return key if len(key) <= 60 else key[:59] + "…"
     return quote(key)
 
@@ -58,7 +59,7 @@ def _escaped(char: str) -> str:
 
 def unescape(text: str) -> str:
     """The inside of a basic string, escapes resolved (invalid ones are kept as written)."""
-    return _ESCAPE.sub(_meant, text)
+    return re.sub(_ESCAPE, _meant, text)
 
 
 def _meant(match: re.Match[str]) -> str:
@@ -71,11 +72,11 @@ def _meant(match: re.Match[str]) -> str:
 
 def match_key(text: str, at: int) -> tuple[str, int] | None:
     """One key, bare or quoted, at an offset → (key, offset behind it)."""
-    if match := _BARE.match(text, at):
+    if match := re.compile(_BARE).match(text, at):
         return match[0], match.end()
-    if match := BASIC_STRING.match(text, at):
+    if match := re.compile(BASIC_STRING).match(text, at):
         return unescape(match[1]), match.end()
-    if match := LITERAL_STRING.match(text, at):
+    if match := re.compile(LITERAL_STRING).match(text, at):
         return match[1], match.end()
     return None
 
@@ -90,7 +91,7 @@ def parse_key(text: str) -> KeyPath:
             raise ValueError(f"a key is wanted at column {at + 1}")
         key, at = found
         path.append(key)
-        while match := _INDEX.match(text, at):
+        while match := re.compile(_INDEX).match(text, at):
             path.append(int(match[1]))
             at = match.end()
         if at == len(text):

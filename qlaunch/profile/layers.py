@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from qlaunch.errors import Problem, ProfileError, UsageError
 from qlaunch.profile.files import OpenError, shown
@@ -21,7 +23,7 @@ _MAX_FILES = 64
 _MAX_TABLES = 32  # nothing in a profile nests deeper; what does is replaced, and refused later
 
 
-class Layer(NamedTuple):
+class Layer(Struct, frozen=True):
     """One file, read and parsed."""
 
     path: Path
@@ -29,14 +31,15 @@ class Layer(NamedTuple):
     tree: Tree
     identity: tuple[int, int]  # device and inode
     root_only: bool = False
+    stands_for: Path | None = None  # the directory of a file that came from another machine
 
     @property
     def directory(self) -> Path:
         """What its relative paths are relative to."""
-        return self.path.parent
+        return self.stands_for or self.path.parent
 
 
-class Override(NamedTuple):
+class Override(Struct, frozen=True):
     """One `--set`."""
 
     path: KeyPath
@@ -66,7 +69,7 @@ class Collector:
     """Reads a file and all that it extends: `layers` in merging order, `problems` in file order."""
 
     def __init__(
-        self, load: Callable[[Path], Layer], expand: Callable[[str, Path], str]
+        self, load: Callable[[Path], Layer], expand: Callable[[str, Layer], str]
     ) -> None:
         self.layers: list[Layer] = []
         self.problems: list[Problem] = []
@@ -107,7 +110,7 @@ class Collector:
             self.problems.append(Problem(message, place, found, hint=hint))
 
         try:
-            base = self._load(Path(self._expand(text, layer.directory)))
+            base = self._load(Path(self._expand(text, layer)))
         except OpenError as error:
             for problem in error.problems:
                 fault(problem.message, problem.where, problem.hint)
@@ -121,14 +124,15 @@ class Collector:
             elif base.identity not in self._seen:
                 self._add(base, (*chain, base))
 
-    def _too_many(self, base: Layer, chain: tuple[Layer, ...]) -> tuple[str, str] | None:
+    def _too_many(self, base: Layer, chain: tuple[Layer, ...]) -> tuple[str, str, str] | None:
+        hint = "put some of them together"
         if base.identity in (link.identity for link in chain):
             names = [shown(link.path.name) for link in (*chain, base)]
-            return "the profile extends itself", " → ".join(names)
+            return "the profile extends itself", " → ".join(names), "take this one out"
         if len(chain) > MAX_DEPTH:
-            return f"more than {MAX_DEPTH} files extend one another", shown(base.path)
+            return f"more than {MAX_DEPTH} files extend one another", shown(base.path), hint
         if len(self._seen) >= _MAX_FILES:
-            return f"more than {_MAX_FILES} files", shown(base.path)
+            return f"more than {_MAX_FILES} files", shown(base.path), hint
         return None
 
 

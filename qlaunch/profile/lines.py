@@ -18,8 +18,8 @@ _SPACE = re.compile(r"[ \t]*")
 _STRINGS = (
     re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}', re.DOTALL),
     re.compile(r"'''.*?'{3,5}", re.DOTALL),
-    BASIC_STRING,
-    LITERAL_STRING,
+    re.compile(BASIC_STRING),
+    re.compile(LITERAL_STRING),
 )
 _SCALAR = re.compile(r"[^,\]}#\n]*")
 _REST = re.compile(r"[^\n]*\n?")

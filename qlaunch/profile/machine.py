@@ -1,9 +1,11 @@
-"""The machine itself: chipset, firmware, clock, memory and processors."""
+"""The machine itself: chipset, firmware, clock, memory."""
+
+from __future__ import annotations
 
 from typing import Literal
 
-from qlaunch.profile.table import Annotated, Count, Meta, Table
-from qlaunch.values import CpuSet, HostPath, Size
+from qlaunch.profile.table import Annotated, Meta, Table
+from qlaunch.values import Duration, HostPath, Size
 
 GuestName = Literal["windows7", "windows10", "windows11", "linux", "other"]
 
@@ -12,6 +14,46 @@ class AcpiTable(Table, frozen=True):
     """An extra ACPI table handed to the guest's firmware."""
 
     file: Annotated[HostPath, Meta(description="File with a complete ACPI table, header included.")]
+
+
+# Told to editors here, and held by check_machine.py.
+FORMS = {
+    "boot_order": ("^[acdn]{1,4}$", 'letters of "acdn", each once'),
+    "rtc": (
+        "^(utc|localtime|[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2})?)$",
+        '"utc", "localtime" or a date like 2013-10-17T12:00:00',
+    ),
+}
+FwCfgName = Annotated[
+    str,
+    Meta(
+        pattern=r"^opt/[!-~]{1,51}$",
+        extra={"form": "a name like opt/org.example/key (opt/ and up to 51 more)"},
+    ),
+]
+
+
+class Uefi(Table, frozen=True):
+    """UEFI firmware of your own, in place of the one that the host's descriptors name."""
+
+    code: Annotated[HostPath, Meta(description="The firmware's code; never written to.")]
+    vars: Annotated[
+        HostPath | None,
+        Meta(
+            description="Template of the firmware's variables; the machine gets a copy of its own. "
+            "Without one the firmware forgets its settings."
+        ),
+    ] = None
+    format: Annotated[
+        Literal["raw", "qcow2"], Meta(description="Format of both files.")
+    ] = "raw"
+
+
+class FwCfgFile(Table, frozen=True):
+    """A file that the guest can read through fw_cfg."""
+
+    name: Annotated[FwCfgName, Meta(description='Its name in the guest, "opt/…".')]
+    file: Annotated[HostPath, Meta(description="The file on the host, read at start.")]
 
 
 class Machine(Table, frozen=True):
@@ -33,99 +75,108 @@ class Machine(Table, frozen=True):
         ),
     ] = False
     firmware: Annotated[
-        Literal["bios"], Meta(description='"bios" is QEMU\'s own SeaBIOS.')
-    ] = "bios"
+        Literal["bios", "uefi"] | Uefi | None,
+        Meta(
+            description='"bios" is QEMU\'s own SeaBIOS; "uefi" is the host\'s OVMF, found by its '
+            'descriptors; {code = "…", vars = "…"} is one of your own. The guest\'s era decides '
+            "when absent."
+        ),
+    ] = None
+    secure_boot: Annotated[
+        bool | Literal["setup"] | None,
+        Meta(
+            description="true: UEFI with Secure Boot and Microsoft's keys enrolled; \"setup\": "
+            "able to, without any keys yet; the guest's era decides when absent."
+        ),
+    ] = None
+    smm: Annotated[
+        bool | None,
+        Meta(description="Emulate system management mode; on for Secure Boot when absent."),
+    ] = None
     bios: Annotated[
         HostPath | None, Meta(description="A firmware image of your own, given to QEMU as -bios.")
     ] = None
     boot_menu: Annotated[bool, Meta(description="Offer the firmware's boot menu.")] = False
-    rtc: Annotated[
-        Literal["utc", "localtime"] | None,
-        Meta(description="What the guest's clock shows; the guest's era decides when absent."),
+    boot_timeout: Annotated[
+        Duration | None, Meta(description='How long the boot menu is offered, e.g. "5s".')
     ] = None
+    boot_order: Annotated[
+        str | None,
+        Meta(
+            extra_json_schema={"pattern": FORMS["boot_order"][0]},
+            description='The BIOS\'s own order by kinds: a floppy, c disk, d CD, n network; "cd". '
+            "Devices with a boot number come first."
+        ),
+    ] = None
+    boot_strict: Annotated[
+        bool, Meta(description="Try devices with a boot number only, and no others.")
+    ] = False
+    boot_retry: Annotated[
+        Duration | None,
+        Meta(description="Let the BIOS start over this long after it found nothing to boot."),
+    ] = None
+    rtc: Annotated[
+        str | None,
+        Meta(
+            extra_json_schema={"pattern": FORMS["rtc"][0]},
+            description='What the guest\'s clock shows at start: "utc", "localtime" or a date like '
+            '"2013-10-17T12:00:00"; the guest\'s era decides when absent.'
+        ),
+    ] = None
+    rtc_clock: Annotated[
+        Literal["host", "rt", "vm"] | None,
+        Meta(
+            description='What drives that clock: "host" follows the host\'s, which may be set; '
+            '"rt" does not follow that; "vm" stands still while the guest is paused.'
+        ),
+    ] = None
+    rtc_driftfix: Annotated[
+        Literal["none", "slew"] | None,
+        Meta(
+            description='"slew" gives the guest the clock ticks that it missed; the guest\'s era '
+            "decides when absent."
+        ),
+    ] = None
+    pit_policy: Annotated[
+        Literal["delay", "discard"] | None,
+        Meta(description="What becomes of ticks that the guest missed of KVM's interval timer."),
+    ] = None
+    hpet: Annotated[
+        bool | None,
+        Meta(description="Give the board an HPET; the guest's era decides when absent."),
+    ] = None
+    iommu: Annotated[
+        Literal["intel", "amd", "virtio"] | None,
+        Meta(
+            description="Give the guest an IOMMU of its own, to pass devices on to guests in it "
+            "(q35)."
+        ),
+    ] = None
+    usb: Annotated[
+        Literal["xhci", "ehci", "uhci", "none"] | None,
+        Meta(
+            description="The USB controller (3.0, 2.0, 1.1); absent, there is one of the guest's "
+            "era as soon as something is plugged into it."
+        ),
+    ] = None
+    pvpanic: Annotated[
+        bool | Literal["isa", "pci"],
+        Meta(
+            description="A device by which the guest says that it has crashed; true is the ISA "
+            "one, which Windows and Linux know."
+        ),
+    ] = False
+    vmcoreinfo: Annotated[
+        bool,
+        Meta(description="Let the guest say where its crash notes are, for memory dumps."),
+    ] = False
     acpi_tables: Annotated[
         tuple[AcpiTable, ...], Meta(description="Extra ACPI tables, in order.")
     ] = ()
     fw_cfg: Annotated[
-        dict[
-            Annotated[
-                str,
-                Meta(
-                    pattern=r"^opt/[!-~]{1,51}$",
-                    extra={"form": "a name like opt/org.example/key (opt/ and up to 51 more)"},
-                ),
-            ],
-            str,
-        ] | None,
+        dict[FwCfgName, str] | None,
         Meta(description='Texts the guest can read through fw_cfg, by name ("opt/…").'),
     ] = None
-
-
-class Pin(Table, frozen=True):
-    """Which host CPUs the machine's threads run on."""
-
-    vcpus: Annotated[
-        tuple[CpuSet, ...],
-        Meta(description='One entry a vCPU: a CPU number or a list such as "2,10".'),
+    fw_cfg_files: Annotated[
+        tuple[FwCfgFile, ...], Meta(description="Files the guest can read through fw_cfg.")
     ] = ()
-    emulator: Annotated[
-        CpuSet | None, Meta(description="CPUs for QEMU's own threads, vhost included.")
-    ] = None
-    iothreads: Annotated[CpuSet | None, Meta(description="CPUs for the iothreads.")] = None
-
-
-class Cpu(Table, frozen=True):
-    """Processors: model, topology, what the guest is told, where the threads run."""
-
-    model: Annotated[
-        str, Meta(description='QEMU CPU model; "host" passes the real one on.')
-    ] = "host"
-    flags: Annotated[
-        tuple[
-            Annotated[
-                str,
-                Meta(
-                    pattern=r"^[+-][a-z0-9._-]+$",
-                    extra={"form": "a CPU feature with its sign, like +invtsc or -svm"},
-                ),
-            ],
-            ...,
-        ],
-        Meta(description='CPU features to add or remove, e.g. ["+invtsc", "-svm"].'),
-    ] = ()
-    sockets: Annotated[Count, Meta(description="Processor sockets.")] = 1
-    cores: Annotated[Count, Meta(description="Cores in each socket.")] = 1
-    threads: Annotated[Count, Meta(description="Threads in each core.")] = 1
-    hyperv: Annotated[
-        bool
-        | tuple[
-            Literal[
-                "relaxed", "vapic", "spinlocks", "vpindex", "runtime", "synic", "stimer",
-                "reset", "frequencies", "reenlightenment", "tlbflush", "ipi", "time",
-            ],
-            ...,
-        ]
-        | None,
-        Meta(description="Hyper-V enlightenments: true is the era's set, a list names them."),
-    ] = None
-    hide_kvm: Annotated[bool, Meta(description="Hide KVM's CPUID leaf from the guest.")] = False
-    vendor_id: Annotated[
-        Annotated[
-            str,
-            Meta(
-                min_length=1,
-                max_length=12,
-                pattern=r"^[ -+\--~]+$",
-                extra={"form": "1 to 12 printable ASCII characters, no comma"},
-            ),
-        ] | None,
-        Meta(description="Hyper-V vendor id shown to the guest, up to 12 characters."),
-    ] = None
-    pin: Annotated[
-        Pin | None, Meta(description="Host CPUs for vCPUs, emulator and iothreads.")
-    ] = None
-
-    @property
-    def count(self) -> int:
-        """Number of vCPUs."""
-        return self.sockets * self.cores * self.threads

@@ -9,31 +9,33 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path, PurePath
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from msgspec import Struct
 
 from qlaunch.errors import Problem
 from qlaunch.profile.keys import KeyPath, quote
+from qlaunch.profile.table import Table
+from qlaunch.profile.tables import key_type
 from qlaunch.profile.trust import asking_user
 from qlaunch.values import HostPath, Program
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_TABLES: dict[type[Struct], dict[str, _Shape]] = {}
+_VARIABLE = r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}"
 
 
-class _Shape(NamedTuple):
+class _Shape(Struct, frozen=True):
     """What a key may hold, as far as paths are concerned."""
 
     path: bool = False
     program: bool = False  # a path when it looks like one
-    table: type[Struct] | None = None
+    table: type[Table] | None = None
     many: bool = False
 
 
-class PathRules(NamedTuple):
+class PathRules(Struct, frozen=True):
     """What a path is expanded with."""
 
     directory: Path
@@ -66,14 +68,14 @@ def expand_path(text: str, rules: PathRules) -> str:
             raise ValueError(f"the environment variable {match[1]} is not set")
         return known
 
-    expanded = _VARIABLE.sub(value, text)
+    expanded = re.sub(_VARIABLE, value, text) if "$" in text else text
     if text == "~" or text.startswith("~/"):
         expanded = rules.home + expanded[1:]
     return str(PurePath(rules.directory, expanded))
 
 
 def expand_tree(
-    tree: dict[str, Any], table: type[Struct], rules: PathRules
+    tree: dict[str, Any], table: type[Table], rules: PathRules
 ) -> list[tuple[KeyPath, Problem]]:
     """Expand every path of a raw tree in place; what cannot be is left as it was, and told."""
     faults: list[tuple[KeyPath, Problem]] = []
@@ -87,12 +89,11 @@ def expand_tree(
 
 
 def _written_paths(
-    tree: dict[str, Any], table: type[Struct], at: KeyPath
+    tree: dict[str, Any], table: type[Table], at: KeyPath
 ) -> Iterator[tuple[Any, Any, KeyPath]]:
-    shapes = _shapes(table)
     for key, value in tree.items():
-        shape = shapes.get(key)
-        if shape is None or not isinstance(value, (str, dict, list)):
+        shape = _shape_of(table, key)
+        if shape == _Shape() or not isinstance(value, (str, dict, list)):
             continue
         items: list[tuple[Any, Any, KeyPath]] = [(tree, key, (*at, key))]
         if isinstance(value, list):
@@ -111,12 +112,12 @@ def _is_path(text: str, shape: _Shape) -> bool:
     return shape.path or (shape.program and Program(text).is_path)
 
 
-def _shapes(table: type[Struct]) -> dict[str, _Shape]:
-    """The keys of a table that are paths, or tables that may hold some (kept: types are fixed)."""
-    if table not in _TABLES:
-        found = {name: _shape(kind) for name, kind in table.__annotations__.items()}
-        _TABLES[table] = {name: shape for name, shape in found.items() if shape != _Shape()}
-    return _TABLES[table]
+@cache
+def _shape_of(table: type[Table], key: str) -> _Shape:
+    """What a key of a table may hold; nothing, for one that is not there."""
+    if key not in table.__struct_fields__:
+        return _Shape()
+    return _shape(key_type(table, key))
 
 
 def _shape(kind: Any) -> _Shape:
@@ -130,6 +131,6 @@ def _shape(kind: Any) -> _Shape:
         path = any(shape.path for shape in shapes)
         return _Shape(path, table=tables[0], many=many) if tables else _Shape(path)
     if isinstance(kind, type):
-        table = kind if issubclass(kind, Struct) else None
+        table = kind if issubclass(kind, Table) else None
         return _Shape(kind is HostPath, kind is Program, table)
     return _Shape()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from qlaunch.errors import Problem
 from qlaunch.profile.files import shown
@@ -19,7 +21,7 @@ COMMAND_LINE = "--set"
 _NOWHERE = 1 << 30  # behind all lines of a file
 
 
-class Finding(NamedTuple):
+class Finding(Struct, frozen=True):
     """A problem and the key it is about; `also` are other keys that it depends on."""
 
     path: KeyPath
@@ -27,7 +29,7 @@ class Finding(NamedTuple):
     also: tuple[KeyPath, ...] = ()
 
 
-class _Origin(NamedTuple):
+class _Origin(Struct, frozen=True):
     layer: int  # len(layers) is the command line
     path: KeyPath
 
@@ -95,7 +97,11 @@ class Places:
         """The finding's problem with its `where`."""
         origin = self.origin(finding.path) or self.names[-1]
         text = key_text(finding.path)
-        return finding.problem._replace(where=f"{origin}: {text}" if text else origin)
+        problem = finding.problem
+        return problem._replace(  # a value may have a line break where a form allows one (re's $)
+            where=f"{origin}: {text}" if text else origin, message=shown(problem.message),
+            found=shown(problem.found), hint=shown(problem.hint),
+        )
 
     def in_order(self, findings: Sequence[Finding]) -> tuple[Problem, ...]:
         """Placed, in file order: the profile, the files it extends, the command line."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import tomli
 
-from qlaunch.codec import decode_value
 from qlaunch.errors import Problem, ProfileError
 from qlaunch.profile.check import check_profile
 from qlaunch.profile.files import OpenError, read_text, shown
@@ -35,26 +34,31 @@ from qlaunch.profile.layers import (
 from qlaunch.profile.paths import PathRules, expand_path, expand_tree, home_directory
 from qlaunch.profile.places import Finding, Places
 from qlaunch.profile.profile import Profile
+from qlaunch.profile.tables import build
 from qlaunch.profile.trust import asking_user, check_trust
 from qlaunch.values import parse_vm_name
 
-__all__ = ["Loaded", "Source", "find_profile", "read_profile"]
+__all__ = ["Loaded", "Source", "find_profile", "pack_profile", "read_profile"]
 
 _BACKSLASH = ("a backslash starts an escape here", "write 'single quotes', where it does not")
+_TWICE = "keep one of them; of what there may be several: [[disk]], a header each"
+_A_LINE = "a line is key = value, [table] or # comment"
+_TABLES = "[cpu] is a table, [[disk]] one of several"
+_QUOTES = 'text is written in quotes, key = "text", and a comment begins with #'
 _TOML_WORDS = (  # the start of tomli's message, our message and hint
-    ("Cannot overwrite", "this key is said twice", ""),
-    ("Cannot declare", "this table is said twice", ""),
-    ("Cannot mutate", "this table was complete already", ""),
-    ("Cannot redefine", "this key is said twice", ""),
+    ("Cannot overwrite", "this key is said twice", _TWICE),
+    ("Cannot declare", "this table is said twice", _TWICE),
+    ("Cannot mutate", "this table was complete already", "say all of it in one place"),
+    ("Cannot redefine", "this key is said twice", _TWICE),
     ("Invalid value", "this is not a TOML value", 'text is written in quotes: key = "text"'),
-    ("Expected newline or end", "nothing may follow the value on its line", ""),
-    ("Expected '=' after", 'expected "=" after a key', ""),
-    ("Expected ']' at", 'expected "]" after the name of a table', ""),
-    ("Invalid initial", "this is not a key", ""),
-    ("Invalid statement", "this is neither a table nor a key", ""),
-    ("Illegal character '\\n'", "the closing quote is missing", ""),
-    ("Unclosed array", 'the closing "]" of a list is missing', ""),
-    ("Unterminated string", "the closing quote is missing", ""),
+    ("Expected newline or end", "nothing may follow the value on its line", _QUOTES),
+    ("Expected '=' after", 'expected "=" after a key', _A_LINE),
+    ("Expected ']' at", 'expected "]" after the name of a table', _TABLES),
+    ("Invalid initial", "this is not a key", _A_LINE),
+    ("Invalid statement", "this is neither a table nor a key", _A_LINE),
+    ("Illegal character '\\n'", "the closing quote is missing", _QUOTES),
+    ("Unclosed array", 'the closing "]" of a list is missing', 'key = ["one", "two"]'),
+    ("Unterminated string", "the closing quote is missing", _QUOTES),
     ("Unescaped '\\\\'", *_BACKSLASH),
     ("Invalid hex value", *_BACKSLASH),
     ("Escaped character", *_BACKSLASH),
@@ -62,7 +66,7 @@ _TOML_WORDS = (  # the start of tomli's message, our message and hint
 _PLACE = r" \(at (?:line (\d+), column (\d+)|end of document)\)$"
 
 
-class Source(NamedTuple):
+class Source(msgspec.Struct, frozen=True):
     """A file that was read."""
 
     path: Path
@@ -89,6 +93,21 @@ class Loaded:
         self.trusted = trusted
         self._findings = findings
         self._places = places
+        self.by = ""  # the option that has changed the keys in `derived`
+        self.derived: tuple[KeyPath, ...] = ()
+
+    def changed(self, profile: Profile, keys: tuple[KeyPath, ...], by: str, note: str) -> Loaded:
+        """The same files, with a profile that an option on the command line made of theirs."""
+        kept = [f for f in self._findings if f.path[:1] not in keys]
+        problem = Problem(f"{by}: {note}", severity="note")
+        other = Loaded(profile, self.sources, [*kept, Finding((), problem)], self.trusted,
+                       self._places)
+        other.by, other.derived = by, keys
+        return other
+
+    def replaced(self, profile: Profile) -> Loaded:
+        """The same files, with a profile that was made of theirs for a purpose of our own."""
+        return Loaded(profile, self.sources, [], self.trusted, self._places)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
@@ -102,6 +121,8 @@ class Loaded:
                 keypath = parse_key(keypath)
             except ValueError:
                 return ""
+        if any(keypath[: len(key)] == key for key in self.derived):
+            return self.by
         return self._places.origin(keypath)
 
 
@@ -124,9 +145,7 @@ def read_profile(
         return PathRules(directory, home, os.environ)
 
     here = _working_directory()
-    collector = Collector(
-        lambda file: _load(file, as_root), lambda text, where: expand_path(text, rules(where))
-    )
+    collector = _collector(here / path, as_root, rules)
     collector.collect(here / path)
     if collector.problems:
         raise ProfileError(collector.problems)
@@ -152,6 +171,32 @@ def read_profile(
     return Loaded(profile, sources, told, trusted, places)
 
 
+def pack_profile(path: Path) -> bytes:
+    """The profile and all that it extends as one file (sent.py). Raises ProfileError."""
+    from qlaunch.profile.sent import pack
+
+    def expand(text: str, layer: Layer) -> str:
+        return expand_path(text, PathRules(layer.directory, home_directory(), os.environ))
+
+    return pack(_working_directory() / path, lambda file: _load(file, False), expand)
+
+
+def _collector(
+    path: Path, as_root: bool, rules: Callable[[Path], PathRules]
+) -> Collector:
+    if path.suffix == ".sent":
+        from qlaunch.profile.sent import Unpacked
+
+        outer = _load(path, as_root, parse=False)
+        sent = Unpacked(outer, _parse, _working_directory(),
+                        lambda text, where: expand_path(text, rules(where)))
+        return Collector(sent.load, sent.expand)
+    return Collector(
+        lambda file: _load(file, as_root),
+        lambda text, layer: expand_path(text, rules(layer.directory)),
+    )
+
+
 def _convert(
     tree: Tree, findings: list[Finding], places: Places
 ) -> tuple[Profile, list[Finding]]:
@@ -160,7 +205,7 @@ def _convert(
     profile: Profile | None = None
     if not findings:
         try:
-            profile = msgspec.convert(tree, Profile, dec_hook=decode_value)
+            profile = build(tree)
         except msgspec.ValidationError as error:
             refused = error
     if profile is None:
@@ -180,10 +225,11 @@ def _working_directory() -> Path:
         return Path("/")  # ours has been removed; an absolute path still works
 
 
-def _load(path: Path, as_root: bool) -> Layer:
+def _load(path: Path, as_root: bool, *, parse: bool = True) -> Layer:
     """Read and parse one file."""
     name = shown(path.name)
-    text, status = read_text(path, name)
+    file = read_text(path, name)
+    text, status = file.text, file.status
     root_only = False
     if as_root:
         try:
@@ -193,7 +239,8 @@ def _load(path: Path, as_root: bool) -> Layer:
         if verdict.problems:
             raise ProfileError(verdict.problems)
         root_only = verdict.root_only
-    return Layer(path, text, _parse(text, name), (status.st_dev, status.st_ino), root_only)
+    tree = _parse(text, name) if parse else {}
+    return Layer(path, text, tree, (status.st_dev, status.st_ino), root_only)
 
 
 def _parse(text: str, name: str) -> Tree:
@@ -204,7 +251,7 @@ def _parse(text: str, name: str) -> Tree:
     except RecursionError:
         message, hint = "lists or tables nest too deep", "no profile nests more than 4 deep"
     except ValueError:  # int() refuses more than 4300 digits
-        message, hint = "a number with too many digits", ""
+        message, hint = "a number with too many digits", "sizes have units: 8G"
     raise ProfileError(Problem(message, where=name, hint=hint)) from None
 
 
@@ -242,7 +289,7 @@ def _override(
     alone = skeleton(override)
     for _, problem in expand_tree(alone, Profile, rules):
         findings.append(Finding(override.path, problem))
-    return apply_override(tree, override._replace(value=skeleton_value(alone, override.path)))
+    return apply_override(tree, Override(override.path, skeleton_value(alone, override.path)))
 
 
 def _name(tree: Tree, path: Path) -> list[Finding]:

@@ -12,13 +12,12 @@ from typing import Any
 
 import msgspec
 
-from qlaunch.codec import decode_value
 from qlaunch.errors import Problem
 from qlaunch.profile.check import check_profile
 from qlaunch.profile.faults import MAX_FAULTS, find_faults
 from qlaunch.profile.keys import KeyPath
 from qlaunch.profile.places import Finding
-from qlaunch.profile.profile import Profile
+from qlaunch.profile.tables import build, whole
 
 _ROUNDS = 8  # leaving out a required key makes its table faulty in turn
 
@@ -28,18 +27,19 @@ def all_findings(
 ) -> list[Finding]:
     """Every fault and contradiction; `known` are those found before the tree was complete."""
     told = {finding.path for finding in known}
-    found = [*known, *(f for f in find_faults(tree, Profile) if f.path not in told)]
+    found = [*known, *(f for f in find_faults(tree, whole()) if f.path not in told)]
     if not found and refused is not None:
         found = [_fallback(refused)]
     if len(found) > MAX_FAULTS:
-        rest = Problem(f"more than {MAX_FAULTS} faults; these are the first")
+        rest = Problem(f"more than {MAX_FAULTS} faults; these are the first",
+                       hint="correct them, and the rest is told")
         return [*found[:MAX_FAULTS], Finding((), rest)]
     return found + _contradictions(tree, [finding.path for finding in found])
 
 
 def _contradictions(tree: dict[str, Any], faulty: list[KeyPath]) -> list[Finding]:
     for _ in range(_ROUNDS):
-        more = [finding.path for finding in find_faults(tree, Profile)]
+        more = [finding.path for finding in find_faults(tree, whole())]
         if not more:
             break
         for path in more:
@@ -47,7 +47,7 @@ def _contradictions(tree: dict[str, Any], faulty: list[KeyPath]) -> list[Finding
         faulty = [*faulty, *more]
     tree = {"name": "x", **tree}
     try:
-        profile = msgspec.convert(tree, Profile, dec_hook=decode_value)
+        profile = build(tree)
     except msgspec.ValidationError:
         return []
     return [
@@ -87,4 +87,5 @@ def _fallback(refused: msgspec.ValidationError) -> Finding:
     """A refusal that the walk has no words for: at least its place."""
     parts = re.findall(r"\.([A-Za-z0-9_]+)|\[(\d+)\]", str(refused).partition(" - at ")[2])
     path: KeyPath = tuple(int(index) if index else key for key, index in parts)
-    return Finding(path, Problem("this value cannot be used here"))
+    return Finding(path, Problem("this value cannot be used here",
+                                 hint="man qlaunch.toml, or qlaunch schema, tells what can"))

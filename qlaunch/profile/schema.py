@@ -14,6 +14,7 @@ from msgspec import inspect as mi
 from qlaunch import values
 from qlaunch.profile.profile import Profile
 from qlaunch.profile.spelling import options, unwrap
+from qlaunch.profile.tables import whole
 
 
 def _text(pattern: str, *examples: str) -> dict[str, Any]:
@@ -36,6 +37,9 @@ VALUES: dict[type, dict[str, Any]] = {
     values.MacAddress: _text(
         f"{_HEX}[02468ACEace](?::{_HEX}{{2}}){{5}}", "52:54:00:26:7f:96"
     ),
+    values.Ipv4Network: _text(
+        r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}/[0-9]{1,2}", "192.168.77.0/24"
+    ),
     values.VmName: {
         "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,62}$", "examples": ["win7"],
     },
@@ -57,7 +61,7 @@ VALUES: dict[type, dict[str, Any]] = {
 
 def profile_schema() -> dict[str, Any]:
     """The schema as a tree that `json.dumps` takes."""
-    root = mi.type_info(Profile)
+    root = whole()
     tables: dict[str, Any] = {}
     reference = _schema(root, tables)
     profile = tables[Profile.__name__]
@@ -74,7 +78,7 @@ def _schema(kind: mi.Type, tables: dict[str, Any]) -> dict[str, Any]:
     """A type's schema. Not msgspec's own, which cannot write defaults of our value types."""
     choices = [_plain(choice, tables) for choice in options(kind)]
     _, notes = unwrap(kind)
-    said = {"description": notes["description"]} if "description" in notes else {}
+    said: dict[str, Any] = {k: notes[k] for k in ("description", "pattern") if k in notes}
     return {**(choices[0] if len(choices) == 1 else {"anyOf": choices}), **said}
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from qlaunch.errors import Problem
 
@@ -28,7 +30,7 @@ class Status(Protocol):
     def st_uid(self) -> int: ...
 
 
-class Verdict(NamedTuple):
+class Verdict(Struct, frozen=True):
     """What stands against the file, and whether root alone could have written it."""
 
     problems: tuple[Problem, ...]
@@ -36,9 +38,12 @@ class Verdict(NamedTuple):
 
 
 def asking_user(environ: dict[str, str] | None = None) -> int | None:
-    """The uid of the ordinary user who became root through sudo or pkexec."""
+    """The uid of the ordinary user who became root: through a set-user-ID program (then what the
+    environment says is theirs), through pkexec or sudo."""
+    if environ is None and os.geteuid() == 0 != os.getuid():
+        return os.getuid()
     env = os.environ if environ is None else environ
-    for name in ("SUDO_UID", "PKEXEC_UID"):
+    for name in ("PKEXEC_UID", "SUDO_UID"):
         text = env.get(name, "")
         if text.isascii() and text.isdigit() and int(text[:10]) != 0:
             return int(text[:10])
