@@ -7,6 +7,7 @@ device number, /sys/fs/btrfs/UUID/devices.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from qlaunch.facts.tree import (
     read_attribute,
     read_lines,
     read_number,
+    real_path,
 )
 
 _BLOCK = "/sys/class/block"
@@ -78,6 +80,12 @@ class BlockTable:
                 left.extend(e for e in entries if e.startswith(current) and e in self.names)
                 left.extend(list_names(f"{self._path(current)}/holders"))
         return tuple(found)
+
+    def related(self, name: str) -> tuple[str, ...]:
+        """What shares its sectors without lying on top: its partitions, or the drive it is of."""
+        parts = [e for e in list_names(self._path(name)) if e.startswith(name) and e in self.names]
+        whole = (link_target(self._path(name)) or "").split("/")[-2:-1]
+        return (*parts, *(w for w in whole if w in self.names))
 
     def mounted(self, name: str) -> tuple[str, ...]:
         """Mount points of the device or anything above it."""
@@ -145,7 +153,7 @@ def block_name(root: Path, path: str) -> str | None:
     In a recorded tree nodes are ordinary files: what counts there is /sys/class/block/NAME.
     """
     base = base_of(root)
-    real = os.path.realpath(base + path)
+    real = real_path(base + path)
     if not base:
         import stat
 
@@ -156,11 +164,26 @@ def block_name(root: Path, path: str) -> str | None:
         if not stat.S_ISBLK(status.st_mode):
             return None
         return link_name(f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
-    inside = real.removeprefix(os.path.realpath(base))
+    inside = real.removeprefix(real_path(base))
     name = inside.removeprefix("/dev/").replace("/", "!")
     if inside.startswith("/dev/") and list_names(f"{base}{_BLOCK}/{name}"):
         return name
     return None
+
+
+def is_claimed(path: str) -> bool:
+    """Whether the kernel keeps a block device, or part of it, for itself: mounted somewhere, also
+    in another mount namespace, or held by a driver such as md, ZFS or an iSCSI target.
+
+    open(2): without O_CREAT, O_EXCL on a block device that the system uses fails with EBUSY. A
+    device that we may not open counts as free.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    os.close(fd)
+    return False
 
 
 def _plain(text: str) -> str:

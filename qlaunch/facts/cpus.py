@@ -14,7 +14,14 @@ from typing import Literal
 from msgspec import Struct
 
 from qlaunch.facts.model import Cpu
-from qlaunch.facts.tree import base_of, list_names, read_attribute, read_cpu_list, read_number
+from qlaunch.facts.tree import (
+    base_of,
+    list_names,
+    read_attribute,
+    read_cpu_list,
+    read_lines,
+    read_number,
+)
 from qlaunch.values import CpuSet
 
 Kind = Literal["", "performance", "efficient"]
@@ -48,6 +55,7 @@ def read_cpus(root: Path = Path("/")) -> tuple[Cpu, ...]:
     isolated = read_cpu_list(f"{base}{_CPUS}/isolated") or CpuSet()
     nodes = read_cpu_nodes(root)
     kinds = _kinds(base)
+    cpuset = read_cpuset(base)
     cores: dict[int, _Core] = {}
     caches: dict[int, _Cache] = {}
     found = []
@@ -60,6 +68,7 @@ def read_cpus(root: Path = Path("/")) -> tuple[Cpu, ...]:
                 id=cpu, package=core.package, core=core.core, siblings=core.siblings,
                 l3=cache.cpus, l3_kib=cache.kib, node=nodes.get(cpu, 0), max_khz=core.max_khz,
                 kind=kinds.get(cpu, ""), online=up, isolated=cpu in isolated,
+                allowed=cpuset is None or cpu in cpuset,
             )
         )
     return tuple(found)
@@ -74,6 +83,28 @@ def read_cpu_nodes(root: Path = Path("/")) -> dict[int, int]:
             cpus = read_cpu_list(f"{base}/{name}/cpulist") or ()
             nodes.update(dict.fromkeys(cpus, int(name[4:])))
     return nodes
+
+
+def read_cpuset(base: str) -> CpuSet | None:
+    """What our cgroup limits its processes to (cpuset(7), cgroup-v2.rst); None when nothing does.
+
+    Unlike an affinity mask it cannot be widened by a thread's owner.
+    """
+    for line in read_lines(f"{base}/proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "cpuset"):
+            continue
+        top = f"{base}/sys/fs/cgroup" + (f"/{controllers}" if controllers else "")
+        name = "cpuset.effective_cpus" if controllers else "cpuset.cpus.effective"
+        place = path.rstrip("/")
+        while True:
+            found = read_cpu_list(f"{top}{place}/{name}")
+            if found:
+                return found
+            if not place:
+                break
+            place = place.rpartition("/")[0]
+    return None
 
 
 def _directories(base: str) -> CpuSet:

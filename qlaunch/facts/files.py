@@ -12,9 +12,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-from qlaunch.facts.blocks import BlockTable, block_name
+from qlaunch.facts.blocks import BlockTable, block_name, is_claimed
 from qlaunch.facts.imagelock import ImageLock, read_image_lock
+from qlaunch.facts.images import Header, read_header
 from qlaunch.facts.model import HostFile, Invoker
+from qlaunch.facts.tree import base_of, real_path
 
 Kind = Literal["missing", "file", "block", "char", "directory", "socket", "other", "denied"]
 _KINDS: tuple[tuple[int, Kind], ...] = (
@@ -50,8 +52,8 @@ def can_access(
     """
     if uid == 0:
         return True
-    real = Path(os.path.realpath(path))
-    above = [parent for parent in real.parents if parent.is_relative_to(os.path.realpath(top))]
+    real = Path(real_path(path))
+    above = [parent for parent in real.parents if parent.is_relative_to(real_path(top))]
     belongs = frozenset((gid, *groups))
     need = sum(_BITS[letter] for letter in want)
     return all(_allows(parent, uid, belongs, 1) for parent in above) and _allows(
@@ -108,15 +110,13 @@ def _acl_allows(
 def _read_file(
     root: Path, path: str, account: Invoker | None, name: str | None, table: BlockTable | None
 ) -> HostFile:
-    real = Path(os.path.realpath(f"{str(root).rstrip('/')}{path}"))
+    real = Path(real_path(f"{str(root).rstrip('/')}{path}"))
     try:
         status = real.stat()
     except PermissionError:
         return HostFile(path=path, kind="denied", readable=False, writable=False)
     except OSError:
-        # of a missing file, `writable` is whether the account could make it
-        writable = _may(real.parent, account, "wx", root)
-        return HostFile(path=path, kind="missing", readable=False, writable=writable)
+        return _missing(root, path, real, account)
     kind: Kind = next((k for bits, k in _KINDS if stat.S_IFMT(status.st_mode) == bits), "other")
     size: int | None = status.st_size if kind == "file" else None
     mounted: tuple[str, ...] = ()
@@ -124,14 +124,49 @@ def _read_file(
     if name is not None and table is not None:
         kind, size = "block", table.size(name)
         mounted, in_use = table.mounted(name), table.in_use(name)
-    lock = read_image_lock(str(real)) if kind in ("file", "block") else ImageLock()
+        if not (mounted or in_use or base_of(root)) and is_claimed(str(real)):
+            in_use = "claimed by the kernel (mounted in another namespace, or held by a driver)"
+    related = table.related(name) if name is not None and table is not None else ()
+    lock = _lock(str(real), [f"{base_of(root)}/dev/{n}" for n in related], kind)
+    readable = _may(real, account, "r", root)
+    header = read_header(str(real)) if _may_look(kind, readable, account) else Header("")
     return HostFile(
-        path=path, kind=kind, size=size,
-        readable=_may(real, account, "r", root),
+        path=path, kind=kind, size=size, readable=readable,
         writable=_may(real, account, "w", root) and not _read_only(real, kind),
         mounted=mounted, in_use=in_use, lock=lock.use, locked_by=lock.by,
+        format=header.format, capacity=header.capacity,
         uid=status.st_uid, gid=status.st_gid, mode=stat.S_IMODE(status.st_mode),
     )
+
+
+def _missing(root: Path, path: str, real: Path, account: Invoker | None) -> HostFile:
+    """Of a missing file, `writable` is whether the account could make it."""
+    near = next((p for p in real.parents if p.is_dir()), Path("/"))
+    try:
+        free: int | None = (found := os.statvfs(near)).f_bavail * found.f_frsize
+    except OSError:
+        free = None
+    shown = "" if near == real.parent else str(near).removeprefix(base_of(root)) or "/"
+    return HostFile(
+        path=path, kind="missing", readable=False, near=shown, free=free,
+        writable=not shown and _may(near, account, "wx", root)
+        and not _read_only(near, "directory"),
+    )
+
+
+def _lock(path: str, related: Sequence[str], kind: Kind) -> ImageLock:
+    """A block device is also taken by who has its partitions, or the drive that it is part of."""
+    if kind not in ("file", "block"):
+        return ImageLock()
+    locks = (read_image_lock(p) for p in (path, *related))
+    return next((lock for lock in locks if lock.use), ImageLock())
+
+
+def _may_look(kind: Kind, readable: bool, account: Invoker | None) -> bool:
+    """Root reads no header for a user of what that user may not read; block devices it hands out,
+    and its own machine's files are its own."""
+    own = account is not None and account.asked != account.uid
+    return kind == "block" or (kind == "file" and (readable or own))
 
 
 def _may(path: Path, account: Invoker | None, want: str, root: Path) -> bool:

@@ -14,7 +14,7 @@ from shlex import join
 from msgspec.structs import replace
 
 from qlaunch.facts.blocks import BlockTable
-from qlaunch.facts.links import Route, links_over, read_routes, route_to
+from qlaunch.facts.links import Route, link_to, links_over, read_routes
 from qlaunch.facts.model import DISPLAY_CLASS, Holder, PciDevice
 from qlaunch.facts.processes import read_process_holders
 from qlaunch.facts.tree import base_of, read_lines, read_whole
@@ -36,7 +36,8 @@ def is_vital(holder: Holder) -> bool:
 def with_holders(root: Path, devices: Sequence[PciDevice]) -> tuple[PciDevice, ...]:
     """The devices with `holders` filled in, vital ones first. Bridges have none of their own."""
     blocks = BlockTable(root)
-    processes = read_process_holders(root, _node_owners(devices, blocks))
+    owners = _node_owners(devices, blocks) | _nvidia_nodes(root, devices)
+    processes = read_process_holders(root, owners)
     network = _Network(root)
     seats = _seat_holders(root, devices)
     filled = []
@@ -54,8 +55,9 @@ def with_holders(root: Path, devices: Sequence[PciDevice]) -> tuple[PciDevice, .
 
 
 def _is_vfio(device: PciDevice) -> bool:
-    """Variant drivers (mlx5_vfio_pci) count too."""
-    return device.iommu_group is not None and "vfio" in (device.driver or "")
+    """Variant drivers (mlx5_vfio_pci) count too, and NVIDIA's own, with which its vGPUs stay."""
+    vgpu = device.driver == "nvidia" and device.physfn is not None
+    return device.iommu_group is not None and ("vfio" in (device.driver or "") or vgpu)
 
 
 def _node_owners(devices: Sequence[PciDevice], blocks: BlockTable) -> dict[str, str]:
@@ -68,6 +70,21 @@ def _node_owners(devices: Sequence[PciDevice], blocks: BlockTable) -> dict[str, 
         if _is_vfio(device):
             owners[f"/dev/vfio/{device.iommu_group}"] = f"group {device.iommu_group}"
     return owners
+
+
+def _nvidia_nodes(root: Path, devices: Sequence[PciDevice]) -> dict[str, str]:
+    """/dev/nvidiaN → address. NVIDIA's driver has no class in sysfs; the number is the "Device
+    Minor" of /proc/driver/nvidia/gpus/ADDRESS/information, where an unbind waits for its users.
+    """
+    found = {}
+    for device in devices:
+        if device.driver == "nvidia":
+            path = f"{base_of(root)}/proc/driver/nvidia/gpus/{device.address}/information"
+            for line in read_lines(path):
+                key, _, value = line.partition(":")
+                if key.strip() == "Device Minor" and value.strip().isdigit():
+                    found[f"/dev/nvidia{value.strip()}"] = str(device.address)
+    return found
 
 
 def _names(device: PciDevice, blocks: BlockTable) -> tuple[str, ...]:
@@ -111,7 +128,7 @@ class _Network:
                 self.addressed.add(words[5])
         client = ssh_client(root)
         self.client = client
-        self.ssh = route_to(self.routes, client) if client else None
+        self.ssh = link_to(self.routes, client) if client else None
 
     def holders(self, names: Iterable[str]) -> Iterable[Holder]:
         """At most one a link: its gravest use, also through a bridge, bond or VLAN on it."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from msgspec import Struct
 
 from qlaunch.facts.tree import link_target, list_names, read_lines
 
@@ -19,7 +21,7 @@ _WRITES, _REFUSES_WRITERS = 101, 201  # RAW_LOCK_PERM_BASE, RAW_LOCK_SHARED_BASE
 _FLOCK = struct.Struct("hhqqi")  # struct flock
 
 
-class ImageLock(NamedTuple):
+class ImageLock(Struct, frozen=True):
     """`use` is "writing" or "reading", "" when nobody has it open; `by` may be "" all the same."""
 
     use: Literal["", "reading", "writing"] = ""

@@ -2,9 +2,10 @@
 
 `uid`, `gid`, `name`, `home`, `groups` and `runtime_dir` are those of the account QEMU runs as:
 the user that the profile names; else, when we are root, the one who asked through sudo or pkexec,
-so that their files, screen and sound work; else, when root itself asked, `nobody`; and without
-root our own. `asked` is the uid behind sudo or pkexec, whoever QEMU runs as. SUDO_UID and
-PKEXEC_UID are believed as root only: anyone can set them.
+so that their files, screen and sound work; else, when root itself asked, one of the machine's own
+(`nobody` where no machine is meant); and without root our own. `asked` is the uid behind sudo or
+pkexec, whoever QEMU runs as. SUDO_UID and PKEXEC_UID are believed as root only: anyone can set
+them. Set-user-ID root, it is the real uid, and they are not believed at all.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from qlaunch.errors import HostError, Problem
 from qlaunch.facts.model import Invoker
+from qlaunch.facts.screen import screen_fault
 
 _NOBODY = 65534  # the overflow uid; the name is `nobody` everywhere, its group is not
 
@@ -24,19 +28,21 @@ _NOBODY = 65534  # the overflow uid; the name is `nobody` everywhere, its group 
 def read_invoker(
     user: str = "",
     *,
+    machine: str = "",
     trusted: bool = True,
     environ: Mapping[str, str] | None = None,
     euid: int | None = None,
 ) -> Invoker:
-    """`user` is [qemu] user, a name or a uid. Raises HostError when it is nobody's, and when the
-    profile of somebody who asked for root names anybody but them (it is not `trusted`): what it
-    says is run, and opened, as that user.
+    """`user` is [qemu] user, a name or a uid; `machine` the machine's name. Raises HostError when
+    the user is nobody's, and when the profile of somebody who asked for root names anybody but
+    them (it is not `trusted`): what it says is run, and opened, as that user.
 
     `environ` and `euid` stand for the process's own (tests).
     """
     env = os.environ if environ is None else environ
     own = os.geteuid() if euid is None else euid
-    asked = _asked(env) if own == 0 else None
+    real = os.getuid() if euid is None else own
+    asked = (_asked(env) if real == 0 else real) if own == 0 else None
     if user:
         entry = _named(user)
         if not trusted and own == 0 and entry.pw_uid != asked:
@@ -49,21 +55,23 @@ def read_invoker(
     elif asked is not None:
         entry = _known(asked)
     else:
-        entry = _nobody()
+        entry = _machines(machine) if machine else _nobody()
     uid = entry.pw_uid
-    gid = _number(env.get("SUDO_GID")) if uid == asked and not user else None
+    by_sudo = uid == asked and not user and real == own
+    gid = _number(env.get("SUDO_GID")) if by_sudo else None
     primary = entry.pw_gid if gid is None else gid
-    return Invoker(
+    found = Invoker(
         root=own == 0,
         uid=uid,
         gid=primary,
         name=entry.pw_name,
         home=_home(entry, own, env),
         groups=_groups(entry, primary, own),
-        runtime_dir=_runtime_dir(uid, own, env),
-        display=bool(env.get("DISPLAY") or env.get("WAYLAND_DISPLAY")),
+        runtime_dir=_runtime_dir(uid, own, asked, env),
         asked=asked,
     )
+    fault = screen_fault(env, found)
+    return replace(found, display=not fault, no_display=fault)
 
 
 def _asked(env: Mapping[str, str]) -> int | None:
@@ -106,6 +114,15 @@ def _known(uid: int) -> pwd.struct_passwd:
         return pwd.struct_passwd((str(uid), "x", uid, gid, "", "/", "/bin/sh"))
 
 
+def _machines(name: str) -> pwd.struct_passwd:
+    from qlaunch.facts.own_uid import own_uid
+
+    uid = own_uid(name)
+    if uid is None:
+        return _nobody()
+    return pwd.struct_passwd((f"uid {uid}", "x", uid, uid, "", "/nonexistent", "/bin/sh"))
+
+
 def _nobody() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam("nobody")
@@ -115,6 +132,8 @@ def _nobody() -> pwd.struct_passwd:
 
 def _groups(entry: pwd.struct_passwd, gid: int, own: int) -> tuple[int, ...]:
     """Supplementary groups and the primary one: of ourselves as they are, of others as listed."""
+    if entry.pw_name.startswith("uid "):
+        return (gid,)
     if entry.pw_uid == own and own == os.geteuid():
         return tuple(sorted({gid, *os.getgroups()}))
     try:
@@ -130,10 +149,18 @@ def _home(entry: pwd.struct_passwd, own: int, env: Mapping[str, str]) -> str:
     return named if own and entry.pw_uid == own and named.startswith("/") else entry.pw_dir
 
 
-def _runtime_dir(uid: int, own: int, env: Mapping[str, str]) -> str:
-    """XDG_RUNTIME_DIR is ours; another account's is where pam_systemd puts it, if logged in."""
+def _runtime_dir(uid: int, own: int, asked: int | None, env: Mapping[str, str]) -> str:
+    """XDG_RUNTIME_DIR is ours, or that of who asked, whose it is then; another account's is where
+    pam_systemd puts it, if logged in."""
     named = env.get("XDG_RUNTIME_DIR", "")
-    if uid == own and named.startswith("/"):
+    if named.startswith("/") and (uid == own or (uid == asked and _belongs(named, uid))):
         return named
     path = f"/run/user/{uid}"
     return path if Path(path).is_dir() else ""
+
+
+def _belongs(path: str, uid: int) -> bool:
+    try:
+        return Path(path).stat().st_uid == uid
+    except OSError:
+        return False

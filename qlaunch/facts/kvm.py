@@ -55,7 +55,10 @@ def read_kvm(root: Path = Path("/")) -> Kvm:
             hint='use accel = "tcg" here, or run on a machine with hardware virtualisation',
         )
     reason, hint = _try(f"{base}/dev/kvm") if not base else ("", "")
-    return Kvm(present=True, usable=not reason, reason=reason, hint=hint)
+    return Kvm(
+        present=True, usable=not reason, reason=reason, hint=hint,
+        extension="svm" if "svm" in extension else "vmx",
+    )
 
 
 def _why_absent(flags: frozenset[str]) -> tuple[str, str]:

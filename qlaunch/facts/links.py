@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from qlaunch.facts.model import Link
+from qlaunch.facts.net_model import Link
 from qlaunch.facts.tree import (
     base_of,
     link_name,
@@ -17,6 +18,7 @@ from qlaunch.facts.tree import (
     read_attribute,
     read_lines,
     read_number,
+    real_path,
 )
 from qlaunch.values import PciAddress, parse_pci_address
 
@@ -47,18 +49,24 @@ def read_links(root: Path = Path("/")) -> tuple[Link, ...]:
 def read_routes(root: Path = Path("/")) -> tuple[Route, ...]:
     """The main tables of IPv4 and IPv6 without unreachable routes and the loopback's own."""
     base = base_of(root)
-    found = []
-    for line in read_lines(f"{base}/proc/net/route")[1:]:
-        words = line.split()
-        if len(words) >= 8 and int(words[3], 16) & (_RTF_UP | _RTF_REJECT) == _RTF_UP:
-            # the kernel prints the address as it lies in memory (fib_trie.c, fib_route_seq_show)
-            network, mask = (int.from_bytes(bytes.fromhex(words[i]), "little") for i in (1, 7))
-            found.append(Route(network, bin(mask).count("1"), words[0], 32))
-    for line in read_lines(f"{base}/proc/net/ipv6_route"):
-        words = line.split()
-        if len(words) == 10 and words[9] != "lo" and not int(words[8], 16) & _RTF_REJECT:
-            found.append(Route(int(words[0], 16), int(words[1], 16), words[9], 128))
-    return tuple(found)
+    found: list[Route] = []
+    for name, parse in (("route", _parse_ipv4), ("ipv6_route", _parse_ipv6)):
+        for line in read_lines(f"{base}/proc/net/{name}"):
+            with contextlib.suppress(ValueError):  # a head line, or one cut off
+                found.extend(parse(line.split()))
+    return tuple(route for route in found if route.bits <= route.width)
+
+
+def _parse_ipv4(words: list[str]) -> Iterator[Route]:
+    if len(words) >= 8 and int(words[3], 16) & (_RTF_UP | _RTF_REJECT) == _RTF_UP:
+        # the kernel prints the address as it lies in memory (fib_trie.c, fib_route_seq_show)
+        network, mask = (int.from_bytes(bytes.fromhex(words[i]), "little") for i in (1, 7))
+        yield Route(network, bin(mask).count("1"), words[0], 32)
+
+
+def _parse_ipv6(words: list[str]) -> Iterator[Route]:
+    if len(words) == 10 and words[9] != "lo" and not int(words[8], 16) & _RTF_REJECT:
+        yield Route(int(words[0], 16), int(words[1], 16), words[9], 128)
 
 
 def route_to(routes: tuple[Route, ...], address: str) -> str | None:
@@ -76,6 +84,14 @@ def route_to(routes: tuple[Route, ...], address: str) -> str | None:
         if route.width == width and (number ^ route.network) >> (width - route.bits) == 0
     ]
     return max(fitting, key=lambda route: route.bits).link if fitting else None
+
+
+def link_to(routes: tuple[Route, ...], address: str) -> str | None:
+    """`route_to` of an address as sshd says it: a link-local one names its link after a "%", and
+    IPv4 may be written as IPv6."""
+    address, _, scope = address.partition("%")
+    plain = address.lower().removeprefix("::ffff:")
+    return scope or route_to(routes, plain if "." in plain else address)
 
 
 def links_over(root: Path, name: str) -> tuple[str, ...]:
@@ -110,7 +126,17 @@ def _read_link(path: str, name: str, default: set[str]) -> Link | None:
         pci=_pci_of(path) if "device" in has else None,
         default_route=name in default,
         owner=owner if owner is not None and owner >= 0 else None,
+        mtu=read_number(f"{path}/mtu"),
+        delay=_delay(path) if "bridge" in has else 0.0,
     )
+
+
+def _delay(path: str) -> float:
+    """Listening and learning, twice the forward delay in 1/100 s; none without STP
+    (net/bridge/br_stp.c br_make_forwarding)."""
+    if not read_number(f"{path}/bridge/stp_state"):
+        return 0.0
+    return 2 * (read_number(f"{path}/bridge/forward_delay") or 0) / 100
 
 
 def _kind(path: str, has: frozenset[str]) -> Kind:
@@ -126,7 +152,7 @@ def _kind(path: str, has: frozenset[str]) -> Kind:
 
 def _pci_of(path: str) -> PciAddress | None:
     """The nearest PCI function above the link's device (virtio and USB devices lie between)."""
-    for part in reversed(os.path.realpath(f"{path}/device").split("/")):
+    for part in reversed(real_path(f"{path}/device").split("/")):
         if part.count(":") == 2 and "." in part:
             try:
                 return parse_pci_address(part)

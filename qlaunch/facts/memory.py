@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qlaunch.facts.model import HugePages, MemoryNode
+from qlaunch.facts.model import HugePages, Limits, MemoryNode
 from qlaunch.facts.tree import base_of, list_names, read_cpu_list, read_lines, read_number
 from qlaunch.values import CpuSet
 
@@ -28,6 +28,30 @@ def read_memory(root: Path = Path("/")) -> tuple[MemoryNode, ...]:
     if not nodes:
         return (_whole_machine(base),)
     return tuple(sorted((_read_node(base, int(n[4:])) for n in nodes), key=lambda n: n.id))
+
+
+def read_limits() -> Limits:
+    """Of this process, wherever the tree is from."""
+    import os
+    import resource
+
+    if os.geteuid() == 0:
+        return Limits()
+    hard = {
+        name: resource.getrlimit(kind)[1]
+        for name, kind in (
+            ("rtprio", resource.RLIMIT_RTPRIO), ("nice", resource.RLIMIT_NICE),
+            ("memlock", resource.RLIMIT_MEMLOCK),
+        )
+    }
+    endless = resource.RLIM_INFINITY
+    return Limits(
+        priority=99 if hard["rtprio"] == endless else hard["rtprio"],
+        nice=-20 if hard["nice"] == endless else max(
+            -20, min(20 - hard["nice"], os.getpriority(os.PRIO_PROCESS, 0))
+        ),
+        memlock=None if hard["memlock"] == endless else hard["memlock"],
+    )
 
 
 def _read_node(base: str, number: int) -> MemoryNode:

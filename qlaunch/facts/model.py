@@ -10,6 +10,11 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from qlaunch.facts.cgroup_model import CgroupLevel
+from qlaunch.facts.desktop_model import Desktop
+from qlaunch.facts.net_model import Link, NetworkState
+from qlaunch.facts.usb_model import HostInput, UsbDevice
+from qlaunch.facts.vgpu_model import VgpuFacts
 from qlaunch.values import CpuSet, PciAddress, PciId
 
 BRIDGE_CLASS = 0x06
@@ -30,6 +35,7 @@ class Cpu(Struct, frozen=True, kw_only=True):
     kind: Literal["", "performance", "efficient"] = ""  # hybrid machines only
     online: bool = True
     isolated: bool = False
+    allowed: bool = True  # by the cgroup of whoever looks (cpuset)
 
 
 class HugePages(Struct, frozen=True, kw_only=True):
@@ -48,6 +54,21 @@ class MemoryNode(Struct, frozen=True, kw_only=True):
     free: int
     cpus: CpuSet = CpuSet()
     hugepages: tuple[HugePages, ...] = ()
+
+
+class Ram(Struct, frozen=True, kw_only=True):
+    """The whole machine's memory in bytes, huge pages in `total` only (/proc/meminfo)."""
+
+    total: int
+    available: int  # MemAvailable: free, and what the kernel would give up
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What this process may ask of the scheduler and lock (getrlimit(2)); root may all."""
+
+    priority: int = 99  # highest real-time priority
+    nice: int = -20  # lowest niceness
+    memlock: int | None = None  # bytes; None is no limit
 
 
 HolderKind = Literal["process", "mount", "swap", "route", "lvm", "md", "seat", "vfio", "link"]
@@ -114,6 +135,7 @@ class Kvm(Struct, frozen=True, kw_only=True):
     usable: bool
     reason: str = ""  # why not usable
     hint: str = ""
+    extension: Literal["", "vmx", "svm"] = ""  # Intel's or AMD's
 
 
 class Iommu(Struct, frozen=True, kw_only=True):
@@ -137,27 +159,17 @@ class QemuBinary(Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()  # every user-creatable device type
     properties: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of devices we use
     displays: tuple[str, ...] = ()
+    audiodevs: tuple[str, ...] = ()  # audio backends; empty when it does not say
     accels: tuple[str, ...] = ()
+    cpus: tuple[str, ...] = ()  # CPU models
+    aliases: dict[str, str] = field(default_factory=dict)  # "q35" → "pc-q35-7.2"
+    aio: tuple[str, ...] = ()  # ways of I/O that it was built with: threads, native, io_uring
 
     def has(self, device: str, prop: str = "") -> bool:
         """Whether the device type (and its property, when asked and known) exists."""
         if device not in self.devices:
             return False
         return not prop or device not in self.properties or prop in self.properties[device]
-
-
-class Link(Struct, frozen=True, kw_only=True):
-    """A network link (/sys/class/net)."""
-
-    name: str
-    index: int = 0
-    kind: Literal["bridge", "tap", "wireless", "physical", "virtual"] = "virtual"
-    master: str | None = None
-    up: bool = False
-    mac: str = ""
-    pci: PciAddress | None = None
-    default_route: bool = False
-    owner: int | None = None  # a persistent tap's uid
 
 
 class HostFile(Struct, frozen=True, kw_only=True):
@@ -172,9 +184,27 @@ class HostFile(Struct, frozen=True, kw_only=True):
     in_use: str = ""  # swap, lvm, md, zfs: why a block device is not free
     lock: Literal["", "reading", "writing"] = ""  # how other QEMUs use it
     locked_by: str = ""  # which, when that can be told: "the machine win7 (pid 77)"
+    format: str = ""  # of an image, by its header: qcow2, vmdk …, or raw; "": nobody looked
+    capacity: int | None = None  # bytes the guest sees, where the format's header tells it
+    near: str = ""  # of a missing file without directory: the nearest one above that there is
+    free: int | None = None  # of a missing file: bytes free where it would be
     uid: int = 0
     gid: int = 0
     mode: int = 0
+
+
+class Firmware(Struct, frozen=True, kw_only=True):
+    """UEFI firmware for x86_64 that a descriptor offers (QEMU's docs/interop/firmware.json)."""
+
+    descriptor: str  # the .json file
+    code: HostFile
+    code_format: str = "raw"
+    vars: HostFile | None = None  # the template of its variables
+    vars_format: str = "raw"
+    vars_size: int | None = None  # bytes the guest sees, whatever the format
+    mode: str = "split"  # of its flash: split, combined, stateless; "memory" for none
+    machines: tuple[str, ...] = ()  # globs of machine types
+    features: tuple[str, ...] = ()
 
 
 class Kernel(Struct, frozen=True, kw_only=True):
@@ -196,7 +226,8 @@ class Invoker(Struct, frozen=True, kw_only=True):
     home: str = ""
     groups: tuple[int, ...] = ()
     runtime_dir: str = ""  # XDG_RUNTIME_DIR of that user
-    display: bool = False  # DISPLAY or WAYLAND_DISPLAY is set
+    display: bool = False  # that user can open a window where this was started
+    no_display: str = ""  # why not
     asked: int | None = None  # the uid behind sudo or pkexec, when that is how we are root
 
 
@@ -209,15 +240,28 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     invoker: Invoker | None = None
     cpus: tuple[Cpu, ...] | None = None
     memory: tuple[MemoryNode, ...] | None = None
+    ram: Ram | None = None
+    limits: Limits | None = None
+    pinned: dict[str, CpuSet] | None = None  # machine that runs → CPUs of its vCPUs
     pci: tuple[PciDevice, ...] | None = None
     kvm: Kvm | None = None
     iommu: Iommu | None = None
     qemu: QemuBinary | None = None
     links: tuple[Link, ...] | None = None
+    network: NetworkState | None = None
+    desktop: Desktop | None = None
     files: tuple[HostFile, ...] = ()
+    programs: dict[str, str] = field(default_factory=dict)  # asked for, and where; "" is missing
     vhost_net: bool | None = None  # /dev/vhost-net is there
     vhost_usable: bool | None = None  # and this process, which opens it for QEMU, may
     tun: bool | None = None  # /dev/net/tun is there
+    usb: tuple[UsbDevice, ...] | None = None
+    inputs: tuple[HostInput, ...] | None = None
+    vsock_cids: tuple[int, ...] | None = None  # taken by machines that run
+    vgpu: VgpuFacts | None = None  # what can be sliced
+    firmware: tuple[Firmware, ...] | None = None  # in the order in which it is to be tried
+    dmi: dict[str, str | None] | None = None  # /sys/class/dmi/id; None: not for this account
+    cgroup: tuple[CgroupLevel, ...] | None = None  # ours first, the top last; () without v2
 
     def device(self, address: str) -> PciDevice | None:
         """The PCI function at a full address."""
@@ -241,15 +285,31 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
     cpus: bool = True
     memory: bool = True
+    limits: bool = False
+    pinned: bool = False
     pci: bool = True
     holders: bool = False  # scans every process's fds: for check, run and devices
     kvm: bool = True
     iommu: bool = True
     links: bool = True
+    network: bool = True
+    desktop: bool = True
+    firewall: bool = False  # with network: which chains drop
     qemu: str | None = "qemu-system-x86_64"  # binary name or path; None: do not ask
     user: str = ""  # [qemu] user: whom QEMU is to run as
+    machine: str = ""  # its name: root for itself has QEMU run as a uid of the machine's own
     trusted: bool = True  # root's own profile: it may name any user
+    vgpu: bool = False
     files: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()  # names of programs to look for
+    usb: bool = False
+    inputs: bool = False
+    evdev: tuple[str, ...] = ()  # paths that lead to input devices
+    vsock: bool = False
+    firmware: bool = True
+    dmi: bool = True
+    cgroup: bool = True
+    health: bool = False  # for doctor and check: facts/health_model.py
 
 
-EVERYTHING = Wanted(holders=True)
+EVERYTHING = Wanted(vgpu=True, holders=True, usb=True, inputs=True, health=True)

@@ -21,7 +21,7 @@ from qlaunch.facts.tree import (
     read_lines,
     read_number,
 )
-from qlaunch.values import PciAddress, PciId
+from qlaunch.values import PciAddress, PciId, parse_pci_address, parse_pci_id
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PCI_HEADER_TYPE = 0x0E  # include/uapi/linux/pci_regs.h
@@ -110,7 +110,7 @@ class _Function:
             numa_node=self._numa_node(),
             sriov_total=self._number("sriov_totalvfs"),
             sriov_count=self._number("sriov_numvfs"),
-            physfn=PciAddress(physfn) if physfn else None,
+            physfn=_address(physfn),
             boot_vga=self._boot_vga(),
             power_state=power,
             slot=slots.get(self.name.partition(".")[0]),
@@ -136,7 +136,10 @@ class _Function:
             if first is None or second is None:
                 return None
             text = f"{first:04x}:{second:04x}"
-        return PciId(text.lower()) if text != "0000:0000" else None
+        try:
+            return parse_pci_id(text) if text != "0000:0000" else None
+        except ValueError:
+            return None
 
     def _class_code(self) -> int:
         text = self.event.get("PCI_CLASS", "")
@@ -195,7 +198,7 @@ def read_variants(root: Path, release: str) -> Variants:
     found = []
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except (OSError, ValueError):  # a release that is no path
         return ()
     try:
         with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as text:
@@ -228,3 +231,11 @@ def match_variant(base: str, variants: Variants, modalias: str) -> str:
         if entry.startswith("pci:"):
             return entry.removeprefix("pci:")
     return module
+
+
+def _address(name: str | None) -> PciAddress | None:
+    """What a link to a device says, when it leads to one."""
+    try:
+        return parse_pci_address(name) if name else None
+    except ValueError:
+        return None

@@ -1,9 +1,10 @@
 """What a QEMU binary can do, asked from itself once and cached.
 
-One run without a machine (`-M none`) answers everything but the displays, for which `-display
-help` runs beside it. The answers depend on the binary and on its modules, so both are in the
-cache's key. The cache lies in $XDG_CACHE_HOME/qlaunch (root: /var/cache/qlaunch), is believed
-only when nobody else could have written it, and is never needed.
+One run without a machine (`-M none`) answers everything but displays and audio backends, for which
+`-display help` and `-audiodev help` run beside it. The answers depend on the binary and on its
+modules, so both are in the cache's key. The cache lies in $XDG_CACHE_HOME/qlaunch (root:
+/var/cache/qlaunch), is believed only when nobody else could have written it, and is
+never needed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from msgspec import Struct
 from qlaunch.errors import HostError, Problem
 from qlaunch.facts.model import Invoker, QemuBinary
 
-SCHEMA = 1  # raise when what is asked, or QemuBinary, changes
+SCHEMA = 5  # raise when what is asked, or QemuBinary, changes
 _MODULES = ("/usr/lib/x86_64-linux-gnu/qemu", "/usr/lib/qemu", "/usr/lib64/qemu")
 
 
@@ -86,7 +87,8 @@ def _key(path: str) -> _Key:
         real = Path(path).resolve()
         status = real.stat()
     except OSError as error:
-        raise HostError(Problem(f"{path} cannot be read", found=str(error))) from None
+        raise HostError(Problem(f"{path} cannot be read", found=str(error),
+                                hint=f"namei -l '{path}' shows what is in the way")) from None
     modules = (*_MODULES, str(real.parent.parent / "lib/qemu"))
     return _Key(SCHEMA, str(real), status.st_size, status.st_mtime_ns, tuple(map(_mtime, modules)))
 

@@ -19,22 +19,26 @@ from qlaunch.children import Setup, start_child
 from qlaunch.errors import HostError, Problem
 from qlaunch.facts.model import Invoker, QemuBinary
 
-DEADLINE = 60.0  # seconds for both runs; it takes 0.1, but from a cold disk or emulated many
+DEADLINE = 60.0  # seconds for each run; it takes 0.1, but from a cold disk or emulated many
 PROPERTIES_OF = (
     "ahci", "bochs-display", "e1000", "e1000e", "ich9-ahci", "ich9-intel-hda", "ide-cd", "ide-hd",
-    "igb", "intel-hda", "ioh3420", "isa-serial", "ivshmem-plain", "nvme", "pcie-root-port",
+    "igb", "intel-hda", "ioh3420", "isa-serial", "ivshmem-plain", "max-x86_64-cpu", "nvme",
+    "pcie-root-port",
     "qemu-xhci", "qxl-vga", "ramfb", "rtl8139", "scsi-cd", "scsi-hd", "tpm-tis", "usb-storage",
     "VGA", "vfio-pci", "vfio-pci-nohotplug", "vhost-user-fs-pci", "virtio-balloon-pci",
     "virtio-blk-pci", "virtio-net-pci", "virtio-scsi-pci", "virtio-vga",
+    "virtio-vga-gl",
 )  # fmt: skip
 _QUESTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("hello", "qmp_capabilities", {}),
     ("version", "query-version", {}),
     ("machines", "query-machines", {}),
     ("qdm", "human-monitor-command", {"command-line": "info qdm"}),
+    ("cpus", "qom-list-types", {"implements": "x86_64-cpu"}),
     ("accels", "qom-list-types", {"implements": "accel"}),
     ("chardevs", "qom-list-types", {"implements": "chardev"}),
     ("vnc", "query-vnc", {}),
+    ("schema", "query-qmp-schema", {}),
     *((f"of {t}", "device-list-properties", {"typename": t}) for t in PROPERTIES_OF),
     ("bye", "quit", {}),
 )
@@ -43,7 +47,7 @@ _QUESTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 def ask(path: str, account: Invoker | None = None) -> QemuBinary:
     """Run `path` and ask. Raises HostError with its last words when it does not play along.
 
-    Both children have ended, killed if need be, when this returns or raises.
+    All children have ended, killed if need be, when this returns or raises.
     """
     questions = b"\n".join(
         msgspec.json.encode({"execute": command, "arguments": arguments, "id": name})
@@ -54,14 +58,19 @@ def ask(path: str, account: Invoker | None = None) -> QemuBinary:
     try:
         second = _Child([path, "-display", "help"], b"", account)
         try:
-            answers = _answers(path, first)
-            second.wait(path)
+            third = _Child([path, "-audiodev", "help"], b"", account)
+            try:
+                answers = _answers(path, first)
+                second.wait(path)
+                third.wait(path)
+            finally:
+                third.close()
         finally:
             second.close()
     finally:
         first.close()
     try:
-        return _binary(path, answers, second.out)
+        return _binary(path, answers, second.out, third.out)
     except (KeyError, TypeError, AttributeError) as error:
         raise HostError(_problem(path, f"an answer of another shape: {error!r}")) from None
 
@@ -152,7 +161,9 @@ def _problem(path: str, found: str, last_words: str = "") -> Problem:
     )
 
 
-def _binary(path: str, answers: dict[str, Any], display_help: str) -> QemuBinary:
+def _binary(
+    path: str, answers: dict[str, Any], display_help: str, audiodev_help: str
+) -> QemuBinary:
     version = answers["version"]["qemu"]
     machines = {m[key] for m in answers["machines"] for key in ("name", "alias") if m.get(key)}
     displays = set(_displays(display_help))
@@ -164,6 +175,7 @@ def _binary(path: str, answers: dict[str, Any], display_help: str) -> QemuBinary
         path=path,
         version=(version["major"], version["minor"], version["micro"]),
         machines=tuple(sorted(machines - {"none"})),
+        aliases={m["alias"]: m["name"] for m in answers["machines"] if m.get("alias")},
         devices=tuple(sorted(_devices(answers["qdm"]))),
         properties={
             name: tuple(sorted(p["name"] for p in answers[f"of {name}"]))
@@ -171,11 +183,26 @@ def _binary(path: str, answers: dict[str, Any], display_help: str) -> QemuBinary
             if f"of {name}" in answers
         },
         displays=tuple(sorted(displays)),
+        audiodevs=tuple(sorted(_displays(audiodev_help))),  # none when a module lacks a library
+        aio=_aio(answers.get("schema", ())),
+        cpus=tuple(sorted(
+            t["name"].removesuffix("-x86_64-cpu") for t in answers.get("cpus", ())
+        )),
         accels=tuple(sorted(
             t["name"].removesuffix("-accel") for t in answers["accels"]
             if t["name"].endswith("-accel")
         )),
     )
+
+
+def _aio(schema: Any) -> tuple[str, ...]:
+    """BlockdevAioOptions, by its members: the schema hides the names of types."""
+    for entry in schema:
+        if entry["meta-type"] == "enum":
+            names = [m["name"] for m in entry.get("members", ())] or entry.get("values", [])
+            if {"threads", "native"} <= set(names):
+                return tuple(sorted(names))
+    return ()
 
 
 def _devices(listing: str) -> set[str]:
@@ -191,7 +218,7 @@ def _devices(listing: str) -> set[str]:
 
 
 def _displays(listing: str) -> list[str]:
-    """The indented or bare names under "Available display backend types:", up to an empty line."""
+    """The indented or bare names under "Available …:", up to an empty line."""
     names = []
     for line in listing.partition(":")[2].lstrip("\n").splitlines():
         if not line.strip():

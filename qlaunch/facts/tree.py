@@ -14,6 +14,7 @@ from qlaunch.values import CpuSet, parse_cpu_set
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _PAGE = 4096  # a sysfs attribute is at most one page
+_LONGEST = 80  # characters of a number: 64 bits in base 2, and room
 
 
 def base_of(root: Path) -> str:
@@ -39,7 +40,7 @@ def read_number(path: str, dir_fd: int | None = None, *, base: int = 10) -> int 
     """A sysfs attribute that is one number; `base` 0 accepts 0x."""
     text = read_attribute(path, dir_fd)
     try:
-        return int(text, base) if text else None
+        return int(text, base) if text and len(text) <= _LONGEST else None
     except ValueError:
         return None
 
@@ -92,6 +93,14 @@ def link_target(path: str, dir_fd: int | None = None) -> str | None:
         return os.readlink(path, dir_fd=dir_fd)
     except OSError:
         return None
+
+
+def real_path(path: str) -> str:
+    """Without links; as it is when one of them goes away meanwhile, which realpath() raises."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return path
 
 
 def link_name(path: str, dir_fd: int | None = None) -> str | None:
