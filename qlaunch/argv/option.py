@@ -6,9 +6,10 @@ util/qemu-option.c); whatever reaches QEMU from a profile passes through `spell`
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from msgspec import Struct
+from msgspec.json import encode
 
 from qlaunch.errors import Problem, UsageError
 
@@ -67,6 +68,14 @@ def option(flag: str, *words: str, why: str = "", **pairs: Value | None) -> Opti
 def device(driver: str, why: str, **pairs: Value | None) -> Option:
     """A `-device` option."""
     return option("-device", driver, why=why, **pairs)
+
+
+def as_json(flag: str, why: str, content: dict[str, Any]) -> Option:
+    """An option in QEMU's JSON form, for what `key=value` cannot say (lists, nested limits).
+
+    Keys are QEMU's own, and values as typed as QMP wants them.
+    """
+    return Option(flag, why=why, whole=encode(content).decode())
 
 
 def place(bus: str, addr: str | None) -> dict[str, Value | None]:

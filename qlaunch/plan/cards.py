@@ -8,25 +8,32 @@ not while its virtual functions are on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from qlaunch.facts.model import DISPLAY_CLASS, PciDevice
 from qlaunch.plan.draft import Draft
+from qlaunch.plan.files import check_file
 from qlaunch.plan.model import Place, PlannedCard, PlannedPort
 from qlaunch.plan.slots import MAX_PORTS, PORT_SLOT
-from qlaunch.profile.devices import Pci
 from qlaunch.values import GuestSlot, PciAddress
+
+if TYPE_CHECKING:
+    from qlaunch.profile.pci import Pci
 
 VGA_CLASS = 0x0300
 _LIST = "qlaunch devices lists what there is"
 
 
-def plan_cards(draft: Draft) -> tuple[tuple[PlannedPort, ...], tuple[PlannedCard, ...]]:
+def plan_cards(draft: Draft) -> None:
     """Root ports and cards, in profile order; a card's other functions follow it."""
     chosen = _choose(draft)
     ports: dict[tuple[str, str], PlannedPort] = {}
     families: dict[str, list[Pci]] = {}
+    lowest: dict[str, int] = {}
     for _, pci, address, _ in chosen:
-        families.setdefault(card_of(address), []).append(pci)
+        card = card_of(address)
+        families.setdefault(card, []).append(pci)
+        lowest[card] = min(lowest.get(card, 7), _function(address))
     cards: list[PlannedCard] = []
     straight = 0
     for key, pci, address, companion in chosen:
@@ -39,11 +46,18 @@ def plan_cards(draft: Draft) -> tuple[tuple[PlannedPort, ...], tuple[PlannedCard
             several = False
         else:
             port = _port(draft, ports, kind, address, key)
-            slot = pci.addr or GuestSlot(f"00.{_function(address)}")
+            slot = pci.addr or _slot(address, lowest[card_of(address)])
             where = Place(port.id, slot)
             several = len(family) > 1 and slot.function == 0
         cards.append(_card(draft, key, pci, address, companion, where, several))
-    return tuple(ports.values()), tuple(cards)
+    if cards:
+        draft.need("vfio-pci", "pci[0].device")
+    for pci_index, pci in enumerate(draft.profile.pci):
+        if pci.rom:
+            check_file(draft, draft.facts.file(pci.rom), f"pci[{pci_index}].rom", read_only=True,
+                       handed=False)
+    draft.ports += ports.values()
+    draft.decided["cards"] = tuple(cards)
 
 
 def card_of(address: PciAddress) -> str:
@@ -53,6 +67,13 @@ def card_of(address: PciAddress) -> str:
 
 def _function(address: PciAddress) -> int:
     return address.function if "." in address else 0
+
+
+def _slot(address: PciAddress, lowest: int) -> GuestSlot:
+    """The function that it has on the host; but of those that go to the guest the lowest is 0,
+    without which a guest does not look for the others (pci_scan_slot, drivers/pci/probe.c)."""
+    number = _function(address)
+    return GuestSlot(f"00.{0 if number == lowest else number}")
 
 
 def _choose(draft: Draft) -> list[tuple[str, Pci, PciAddress, bool]]:

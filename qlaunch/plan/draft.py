@@ -5,25 +5,60 @@ Only `make.py` creates one; it does not leave the room.
 
 from __future__ import annotations
 
+from typing import Any
+
 from qlaunch.errors import Problem, Severity
 from qlaunch.facts.model import HostFacts
 from qlaunch.plan.eras import ERAS, Era
-from qlaunch.plan.model import FIRST_FD, Account, FdKind, PlannedFd
-from qlaunch.plan.slots import SlotMap
+from qlaunch.plan.model import (
+    FIRST_FD,
+    Account,
+    FdKind,
+    Place,
+    PlannedFd,
+    PlannedHelper,
+    PlannedMake,
+    PlannedPort,
+)
+from qlaunch.plan.paths import Paths, machine_paths
+from qlaunch.plan.slots import EXTRA_PORTS, FIRST_EXTRA, SlotMap, extra_port
+from qlaunch.plan.steps import Step
 from qlaunch.profile.profile import Profile
+from qlaunch.values import GuestSlot
 
 
 class Draft:
     """A plan in the making."""
 
-    def __init__(self, profile: Profile, facts: HostFacts, account: Account | None) -> None:
+    def __init__(
+        self, profile: Profile, facts: HostFacts, account: Account | None, uuid: str = "",
+    ) -> None:
         self.profile = profile
         self.facts = facts
         self.account = account
+        self.uuid = uuid
+        self.paths: Paths = machine_paths(profile.name, facts.invoker)
         self.era: Era = ERAS[profile.guest]
-        self.slots = SlotMap()
+        self.slots = SlotMap(pc=self.is_pc)
         self.problems: list[Problem] = []
         self.fds: list[PlannedFd] = []
+        self.places: dict[str, Place] = {}
+        self.ports: list[PlannedPort] = []
+        self.vgpus: dict[int, Any] = {}  # what was chosen for the [[vgpu]] tables
+        self.wants_gl = ""  # why the screen has to be drawn with OpenGL
+        self.first_steps: list[Step] = []  # what makes devices that others take
+        self.steps: list[Step] = []  # host steps besides the taking of devices
+        self.last_steps: list[Step] = []  # undone first, when QEMU has ended
+        self.helpers: list[PlannedHelper] = []
+        self.makes: list[PlannedMake] = []
+        self.needs: dict[str, str] = {}  # QEMU device type -> the key that wants it
+        # The key of whoever is plugged into the bus usb.0.
+        self.wants_usb = "machine.usb" if profile.machine.usb not in (None, "none") else ""
+        self.wants_agent = ""  # the key that wants the SPICE agent's channel
+        self.wants_channel = ""  # the key of whoever is plugged into the bus channel.0
+        self.locked = 0  # bytes of memory that count against RLIMIT_MEMLOCK beside the guest's
+        self.share_memory = ""  # the key of whoever needs guest memory that its helper can map
+        self.decided: dict[str, Any] = {}  # further fields of the Plan, by name
 
     @property
     def is_pc(self) -> bool:
@@ -37,11 +72,62 @@ class Draft:
         """Id of the guest's bus 0."""
         return "pci.0" if self.is_pc else "pcie.0"
 
-    def fd(self, kind: FdKind, of: str = "", *, writable: bool = True) -> int:
+    def fd(self, kind: FdKind, of: str = "", *, writable: bool = True, direct: bool = False) -> int:
         """Reserve the next fixed fd number."""
         number = FIRST_FD + len(self.fds)
-        self.fds.append(PlannedFd(number=number, kind=kind, of=of, writable=writable))
+        self.fds.append(
+            PlannedFd(number=number, kind=kind, of=of, writable=writable, direct=direct)
+        )
         return number
+
+    def place(
+        self, kind: str, ident: str, key: str, *, index: int = 0, addr: GuestSlot | None = None
+    ) -> Place:
+        """The place of the index-th device of a kind, kept in `places` as `ident`.
+
+        Kinds of `slots.EXTRA_PORTS` go on a root port of their own, all others on bus 0.
+        """
+        if kind in EXTRA_PORTS and addr is None and not self.is_pc:
+            where = Place(self.slots.extra_port(kind, index, key), GuestSlot("00.0"))
+        else:
+            where = Place(self.bus, self.slots.take(kind, index, key, addr))
+        self.places[ident] = where
+        return where
+
+    def extra_ports(self) -> None:
+        """The root ports that `place` put devices on, after all families are placed."""
+        for addr in sorted(self.slots.extras):
+            slot, function = int(addr[:2], 16), int(addr[3:])
+            number = FIRST_EXTRA + (slot << 3 | function)  # the same whatever else there is
+            self.ports.append(
+                PlannedPort(
+                    id=extra_port(slot, function), type=self.era.extra_port,
+                    addr=self.slots.reserve(GuestSlot(addr), self.slots.extras[addr]),
+                    chassis=number, port=number,
+                    multifunction=function == 0,
+                    why=f"rule: {self.slots.extras[addr]} is plugged into a port of its own",
+                )
+            )
+
+    def need(self, device: str, key: str) -> None:
+        """A QEMU device type that the machine has; one this QEMU lacks is a fault of `key`."""
+        self.needs.setdefault(device, key)
+
+    def program(self, name: str, key: str, package: str, *, optional: bool = False) -> str:
+        """The absolute path of a program (its name when nobody looked); a missing one is a fault.
+
+        `package` tells what brings it: "swtpm (Debian, Fedora, Arch)". The name must be among
+        those that `plan/wanted.py` asks for.
+        """
+        found = self.facts.programs.get(name, name)
+        if not found and not optional:
+            self.problem(f"{name} is not installed", key, hint=f"install {package}")
+        return found
+
+    def helper(self, helper: PlannedHelper) -> int:
+        """Note a daemon; the fd number of QEMU's end of its socket."""
+        self.helpers.append(helper)
+        return self.fd("helper", helper.id)
 
     def problem(
         self, message: str, where: str, *, found: str = "", allowed: str = "", hint: str = "",

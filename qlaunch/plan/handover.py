@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from qlaunch.errors import Problem
 from qlaunch.facts.model import HostFacts, PciDevice
 from qlaunch.plan.draft import Draft
-from qlaunch.plan.takeover import check_device, check_iommu
+from qlaunch.plan.takeover import check_device, check_holders, check_iommu
 from qlaunch.profile.profile import Profile
 from qlaunch.values import VmName
 
@@ -52,14 +53,19 @@ def _group(facts: HostFacts, number: int | None, devices: Iterable[PciDevice]) -
 def obstacles(
     facts: HostFacts, devices: Iterable[PciDevice], *, force: bool = False
 ) -> list[Problem]:
-    """What stands against taking devices by hand; `force` lets processes be warned of only."""
+    """What stands against taking devices by hand; `force` lets processes be warned of only.
+
+    Never a mounted file system, swap, volume or array, the default route, the SSH connection, a
+    seat, or another VFIO user.
+    """
     draft = Draft(Profile(name=VmName("devices")), facts, None)
     check_iommu(draft, "")
-    soft: set[str] = set()
+    forced: list[Problem] = []
     for device in devices:
-        check_device(draft, device, "")
-        soft |= {str(h) for h in device.holders or () if h.kind == "process"}
-    return [
-        p._replace(severity="warning") if force and any(h in p.message for h in soft) else p
-        for p in draft.problems
-    ]
+        users = tuple(h for h in device.holders or () if force and h.kind == "process")
+        rest = tuple(h for h in device.holders or () if h not in users)
+        check_device(draft, replace(device, holders=rest), "")
+        apart = Draft(draft.profile, facts, None)
+        check_holders(apart, replace(device, holders=users), "")
+        forced += [problem._replace(severity="warning") for problem in apart.problems]
+    return [*draft.problems, *forced]

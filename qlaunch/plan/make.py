@@ -7,35 +7,16 @@ import uuid
 from msgspec.structs import replace
 
 from qlaunch.facts.model import HostFacts, HostFile, Invoker
-from qlaunch.plan.cards import plan_cards
+from qlaunch.late import Family, called_for, load
+from qlaunch.plan.cpu import plan_cpu
 from qlaunch.plan.draft import Draft
-from qlaunch.plan.model import (
-    Account,
-    Place,
-    Plan,
-    PlannedCard,
-    PlannedDisk,
-    PlannedNic,
-    PlannedSerial,
-)
-from qlaunch.plan.network import plan_network
-from qlaunch.plan.paths import Paths, machine_paths
+from qlaunch.plan.memory import memlock, plan_memory
+from qlaunch.plan.model import Account, Plan
 from qlaunch.plan.pins import plan_pins
-from qlaunch.plan.platform import (
-    check_devices,
-    check_qemu,
-    choose_accel,
-    choose_display,
-    memlock,
-    plan_hugepages,
-    ready_timeout,
-)
+from qlaunch.plan.platform import check_devices, check_qemu, choose_accel, ready_timeout
 from qlaunch.plan.steps import ReserveHugePages, Step
-from qlaunch.plan.storage import check_file, plan_storage
 from qlaunch.plan.takeover import plan_takeover
 from qlaunch.profile.profile import Profile
-
-VGA = {"std": "VGA", "cirrus": "cirrus-vga", "qxl": "qxl-vga", "virtio": "virtio-vga"}
 
 
 def make_plan(profile: Profile, facts: HostFacts) -> Plan:
@@ -52,37 +33,87 @@ def make_plan(profile: Profile, facts: HostFacts) -> Plan:
     return plan
 
 
+# In this order fds are numbered and problems told.
+FAMILIES: tuple[Family, ...] = (
+    (("machine",), "qlaunch.plan.firmware:plan_firmware"),
+    (("smbios",), "qlaunch.plan.smbios:plan_smbios"),
+    (("balloon",), "qlaunch.plan.memory:plan_balloon"),
+    (("disk", "cdrom", "controller"), "qlaunch.plan.storage:plan_storage"),
+    (("net",), "qlaunch.plan.network:plan_network"),
+    (("pci",), "qlaunch.plan.cards:plan_cards"),
+    (("display",), "qlaunch.plan.display:plan_display"),  # draws on a card that stays
+    (("vgpu",), "qlaunch.plan.vgpu:plan_vgpus"),
+    (("audio",), "qlaunch.plan.audio:plan_audio"),
+    (("serial",), "qlaunch.plan.ports:plan_serials"),
+    (("parallel",), "qlaunch.plan.ports:plan_parallels"),
+    (("debugcon",), "qlaunch.plan.ports:plan_debugcon"),
+    (("usb",), "qlaunch.plan.usb:plan_usb"),
+    (("input",), "qlaunch.plan.inputs:plan_inputs"),
+    (("agent", "channel"), "qlaunch.plan.channels:plan_channels"),
+    (("rng",), "qlaunch.plan.extras:plan_rng"),
+    (("watchdog",), "qlaunch.plan.extras:plan_watchdog"),
+    (("machine.pvpanic", "machine.vmcoreinfo"), "qlaunch.plan.extras:plan_notices"),
+    (("vsock",), "qlaunch.plan.extras:plan_vsock"),
+    (("tpm",), "qlaunch.plan.tpm:plan_tpm"),
+    (("share",), "qlaunch.plan.shares:plan_shares"),
+    (("shmem",), "qlaunch.plan.shmem:plan_shmem"),
+    (("qemu.args",), "qlaunch.plan.removed:plan_args"),
+)
+# Controllers that are there when a device wants one.
+BUSES: tuple[Family, ...] = (
+    (("wants_usb",), "qlaunch.plan.usb:plan_controller"),
+    (("wants_channel", "wants_agent"), "qlaunch.plan.channels:plan_bus"),
+)
+
+
 def _make(profile: Profile, facts: HostFacts) -> Plan:
-    draft = Draft(profile, facts, _account(facts.invoker, facts.file("/dev/kvm")))
     vm_uuid, uuid_why = _uuid(profile)
+    draft = Draft(profile, facts, _account(facts.invoker, facts.file("/dev/kvm")), vm_uuid)
+    if profile.vgpu:
+        from qlaunch.plan.vgpu import resolve_vgpus
+
+        resolve_vgpus(draft)
+        profile = draft.profile
     check_qemu(draft)
     accel, accel_why = choose_accel(draft)
-    display, display_why = choose_display(draft)
-    paths = machine_paths(profile.name, facts.invoker)
     draft.fd("lock")
     draft.fd("control")
     draft.fd("qmp")
-    places = _singles(draft)
-    disks = plan_storage(draft)
-    nics, bridges = plan_network(draft, vm_uuid)
-    ports, cards = plan_cards(draft)
-    serials = _serials(draft, paths)
-    _check_other_files(draft)
-    steps: list[Step] = plan_takeover(draft, cards)
-    steps = _insert(steps, [*bridges, *plan_hugepages(draft)])
-    check_devices(draft, _device_types(profile, disks, nics, cards))
-    pins = plan_pins(draft)
+    for plan_family in called_for(FAMILIES, profile):
+        plan_family(draft)
+    for plan_bus in called_for(BUSES, draft):
+        plan_bus(draft)
+    draft.extra_ports()
+    pins, picked = plan_pins(draft)
+    cpu = plan_cpu(draft, accel, picked)
+    memory = plan_memory(draft, pins)  # after the families: one may need it shared
+    limit = memlock(draft)
+    if facts.cgroup or profile.limits:
+        load("qlaunch.plan.cgroup:plan_cgroup")(draft)
+    steps = [*draft.first_steps, *plan_takeover(draft, draft.decided.get("cards", ()))]
+    steps = [*_insert(steps, draft.steps), *draft.last_steps]
+    if _keeps_awake(profile):
+        draft.fd("awake")
+    check_devices(draft, draft.needs)
     return Plan(
         profile=profile, name=profile.name, uuid=vm_uuid, uuid_why=uuid_why,
         qemu=facts.qemu.path if facts.qemu else profile.qemu.binary,
         qemu_version=facts.qemu.version if facts.qemu else (0, 0, 0),
-        accel=accel, accel_why=accel_why, display=display, display_why=display_why,
-        runtime_dir=paths.runtime, socket_dir=paths.sockets, state_dir=paths.state,
-        steps=tuple(steps), fds=tuple(draft.fds), ports=ports, disks=disks, nics=nics,
-        cards=cards, serials=serials, places=places, pins=pins, account=draft.account,
-        memlock=memlock(draft), ready_timeout=ready_timeout(draft),
-        problems=tuple(draft.problems + draft.slots.problems),
+        accel=accel, accel_why=accel_why,
+        runtime_dir=draft.paths.runtime, socket_dir=draft.paths.sockets,
+        state_dir=draft.paths.state,
+        steps=tuple(steps), fds=tuple(draft.fds), ports=tuple(draft.ports), places=draft.places,
+        helpers=tuple(draft.helpers), makes=tuple(draft.makes), pins=pins,
+        cpu=cpu, memory=memory, account=draft.account, memlock=limit,
+        ready_timeout=ready_timeout(draft),
+        problems=tuple(draft.problems + draft.slots.problems), **draft.decided,
     )
+
+
+def _keeps_awake(profile: Profile) -> bool:
+    """Whether the host is not to go to sleep."""
+    said = profile.stop.on_host_sleep
+    return said == "inhibit" or (said is None and bool(profile.pci or profile.vgpu))
 
 
 def _account(invoker: Invoker | None, kvm: HostFile | None) -> Account | None:
@@ -97,30 +128,14 @@ def _account(invoker: Invoker | None, kvm: HostFile | None) -> Account | None:
     )
 
 
-def _serials(draft: Draft, paths: Paths) -> tuple[PlannedSerial, ...]:
-    """A file is opened by us when root starts QEMU: its account may not reach it."""
-    serials = []
-    for index, serial in enumerate(draft.profile.serial):
-        path, fd = "", None
-        if serial.type == "socket":
-            path = f"{paths.sockets}/serial{index}.sock"
-        elif serial.type == "file":
-            path = serial.file or f"{paths.state}/serial{index}.log"
-            fd = draft.fd("serial", path) if draft.account is not None else None
-        else:
-            fd = draft.fd("terminal", f"serial{index}")
-        serials.append(PlannedSerial(index=index, type=serial.type, path=path, fd=fd))
-    return tuple(serials)
-
-
 def _uuid(profile: Profile) -> tuple[str, str]:
     if profile.uuid is not None:
         return profile.uuid.lower(), "uuid"
-    derived = _uuid5(f"qlaunch:{profile.name}")
+    derived = uuid5(f"qlaunch:{profile.name}")
     return derived, "rule: the uuid is derived from the name (uuid5 of qlaunch:NAME)"
 
 
-def _uuid5(name: str) -> str:
+def uuid5(name: str) -> str:
     """uuid.uuid5(NAMESPACE_URL, name), whose hashlib loads OpenSSL: 3 ms, and 3 MiB for good."""
     try:
         from _sha1 import sha1  # type: ignore[import-not-found]  # as `random` takes its own
@@ -130,50 +145,8 @@ def _uuid5(name: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def _singles(draft: Draft) -> dict[str, Place]:
-    """Places of the devices a machine has at most one of, and of extra controllers."""
-    profile = draft.profile
-    places: dict[str, Place] = {}
-    if profile.display.vga != "none":
-        slot = draft.slots.take("vga", 0, "display.vga", None)
-        places["vga"] = Place(draft.bus, slot)
-    if profile.balloon is not None:
-        slot = draft.slots.take("balloon", 0, "balloon", profile.balloon.addr)
-        places["balloon0"] = Place(draft.bus, slot)
-    for index, controller in enumerate(profile.controller):
-        slot = draft.slots.take("controller", index, f"controller[{index}]", controller.addr)
-        places[controller.id or f"{controller.type}{index}"] = Place(draft.bus, slot)
-    return places
-
-
-def _check_other_files(draft: Draft) -> None:
-    """ROMs, firmware and ACPI tables: QEMU only reads them, by itself."""
-    named = [(p.rom, f"pci[{i}].rom") for i, p in enumerate(draft.profile.pci)]
-    named += [
-        (t.file, f"machine.acpi_tables[{i}].file")
-        for i, t in enumerate(draft.profile.machine.acpi_tables)
-    ]
-    named.append((draft.profile.machine.bios, "machine.bios"))
-    for path, where in named:
-        if path:
-            check_file(draft, draft.facts.file(path), where, read_only=True, handed=False)
-
-
 def _insert(steps: list[Step], more: list[Step]) -> list[Step]:
     """Bridges and huge pages go after the devices' power settings, before node owners."""
     first = next((i for i, s in enumerate(steps) if type(s).__name__ == "OwnGroup"), len(steps))
     bridges_first = sorted(more, key=lambda s: isinstance(s, ReserveHugePages))
     return steps[:first] + bridges_first + steps[first:]
-
-
-def _device_types(
-    profile: Profile, disks: tuple[PlannedDisk, ...], nics: tuple[PlannedNic, ...],
-    cards: tuple[PlannedCard, ...],
-) -> dict[str, str]:
-    needed = {d.device: f"{d.key}.bus" for d in disks}
-    needed.update({n.model: f"net[{n.index}].model" for n in nics})
-    if cards:
-        needed["vfio-pci"] = "pci[0].device"
-    if profile.display.vga != "none":
-        needed[VGA[profile.display.vga]] = "display.vga"
-    return needed

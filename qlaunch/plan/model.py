@@ -6,14 +6,28 @@ or the rule that set it, so that `qlaunch plan` can name the line that put an op
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from qlaunch.errors import Problem
-from qlaunch.plan.steps import Step
+from qlaunch.plan.steps import MakeCgroup, MakeShared, Step
 from qlaunch.profile.profile import Profile
 from qlaunch.values import CpuSet, GuestSlot, MacAddress, PciAddress
+
+if TYPE_CHECKING:
+    from qlaunch.plan.plugs import (
+        PlannedChannel,
+        PlannedEvdev,
+        PlannedInput,
+        PlannedSerial,
+        PlannedShmem,
+        PlannedUsb,
+        PlannedUsbBus,
+        PlannedVsock,
+    )
+    from qlaunch.plan.ram import MemoryPlan
+    from qlaunch.plan.screen_model import PlannedAudio, PlannedScreen
 
 FIRST_FD = 100  # planned fd numbers start here, well above what Python has open
 
@@ -26,7 +40,8 @@ class Place(Struct, frozen=True):
 
 
 FdKind = Literal[
-    "lock", "control", "qmp", "tap", "vhost", "serial", "terminal", "file", "claim"
+    "lock", "control", "qmp", "tap", "vhost", "serial", "terminal", "file", "claim", "helper",
+    "listen", "overlay", "secret", "awake",
 ]
 
 
@@ -35,8 +50,9 @@ class PlannedFd(Struct, frozen=True, kw_only=True):
 
     number: int
     kind: FdKind
-    of: str = ""  # socket or file path, tap's index, device address
+    of: str = ""  # socket or file path, tap's key, device address, helper's id
     writable: bool = True
+    direct: bool = False  # O_DIRECT, as the block node says: QEMU 9.1 takes no other fd for it
 
 
 class PlannedNic(Struct, frozen=True, kw_only=True):
@@ -46,13 +62,29 @@ class PlannedNic(Struct, frozen=True, kw_only=True):
     model: str  # QEMU device type
     mac: MacAddress
     mac_why: str
-    kind: Literal["user", "tap"]
+    kind: Literal["user", "tap", "macvtap", "stream"]
     ifname: str | None = None
     bridge: str | None = None
+    bridge_helper: str = ""  # QEMU's, which plugs the tap in for an ordinary user
+    stream_fd: int | None = None  # to a helper
+    mtu: int | None = None
     queues: int = 1
     tap_fds: tuple[int, ...] = ()
     vhost_fds: tuple[int, ...] = ()
     place: Place
+    why: str
+
+
+class PlannedController(Struct, frozen=True, kw_only=True):
+    """A storage controller that is not the chipset's."""
+
+    id: str
+    key: str  # "controller[0]", or the disk's that needs one
+    device: str  # QEMU device type
+    place: Place
+    multifunction: bool = False
+    iothreads: tuple[str, ...] = ()
+    queues: int | None = None
     why: str
 
 
@@ -62,24 +94,22 @@ class PlannedDisk(Struct, frozen=True, kw_only=True):
     id: str
     node: str
     key: str  # "disk[0]" or "cdrom[1]"
-    file: str
+    file: str  # "" is an empty drive
     format: str
     protocol: Literal["file", "host_device"]
     device: str  # QEMU device type
     place: Place
     unit: int | None = None
+    target: int | None = None  # SCSI
+    lun: int | None = None
+    via: str = ""  # id of the USB device that it is the SCSI drive of
     read_only: bool = False
-    iothread: str | None = None
+    iothreads: tuple[str, ...] = ()  # several: they share its queues
+    queues: int | None = None
+    serial: str | None = None
     fd: int | None = None  # opened by us and handed over, because QEMU's account may not
-
-
-class PlannedSerial(Struct, frozen=True, kw_only=True):
-    """One serial port; `path` is a file's or a socket's, `fd` that of a file opened by us."""
-
-    index: int
-    type: str
-    path: str = ""
-    fd: int | None = None
+    overlay: int | None = None  # of the temporary file that takes the guest's writes
+    capacity: int = 0  # bytes, of that file
 
 
 class PlannedPort(Struct, frozen=True, kw_only=True):
@@ -110,12 +140,104 @@ class PlannedCard(Struct, frozen=True, kw_only=True):
     companion: bool = False  # taken along by functions = "all"
 
 
+class PlannedVgpu(Struct, frozen=True, kw_only=True):
+    """One slice of a device; its keys that go to QEMU as they are stay in the profile's table."""
+
+    id: str
+    key: str  # "vgpu[0]"
+    kind: Literal["mdev", "vf", "nvidia-vf"]
+    name: str  # UUID of a mediated device, address of a virtual function
+    parent: str
+    type: str = ""
+    place: Place
+    shown: bool = False  # on a screen: `display`, `ramfb` and the sizes are said to QEMU
+    opregion: bool | None = None
+
+    @property
+    def device(self) -> str:
+        """Its directory in sysfs."""
+        bus = "mdev" if self.kind == "mdev" else "pci"
+        return f"/sys/bus/{bus}/devices/{self.name}"
+
+
 class PinPlan(Struct, frozen=True, kw_only=True):
     """Host CPUs for each vCPU (by index), QEMU's own threads and the iothreads."""
 
     vcpus: tuple[CpuSet, ...] = ()
     emulator: CpuSet | None = None
     iothreads: CpuSet | None = None
+    sched: Literal["other", "batch", "fifo", "rr"] | None = None  # of the vCPUs, as the next two
+    priority: int = 0  # 1 to 99 with fifo and rr
+    nice: int | None = None
+    why: str = ""
+
+
+class PlannedCpu(Struct, frozen=True, kw_only=True):
+    """The guest's processors: `-cpu` and `-smp`."""
+
+    model: str
+    model_why: str
+    sockets: int
+    dies: int
+    cores: int
+    threads: int
+    smp_why: str
+    hyperv: tuple[str, ...] = ()  # enlightenments without their "hv-"
+    hyperv_why: str = ""
+    topoext: bool = False
+
+
+class PlannedFirmware(Struct, frozen=True, kw_only=True):
+    """UEFI firmware in two flash chips: its code, and the variables this machine keeps."""
+
+    code: str
+    code_format: str = "raw"
+    vars: str = ""  # qcow2; "" is firmware without any
+    vars_fd: int | None = None  # opened by us, because QEMU's account may not
+    smm: bool = False
+    secure_flash: bool = False  # the variables are writable from SMM only
+    why: str
+    code_node: str = "uefi-code"
+    vars_node: str = "uefi-vars"
+
+
+class PlannedSmbios(Struct, frozen=True, kw_only=True):
+    """One SMBIOS table: `-smbios type=…` and its fields in QEMU's names."""
+
+    type: int
+    fields: tuple[tuple[str, str], ...]
+    why: str
+
+
+class PlannedHelper(Struct, frozen=True, kw_only=True):
+    """A daemon that serves one device (swtpm, virtiofsd, passt), run as QEMU's account.
+
+    It has its end of a socket as `inner_fd`, named in `argv`; QEMU has the other as the planned fd
+    of kind "helper" of this id. It ends when QEMU closes its end, so nothing of it is undone.
+    """
+
+    id: str  # "tpm0"
+    name: str = ""  # for the user; the program's when empty
+    key: str  # the profile's table, "tpm"
+    argv: tuple[str, ...]  # the program's absolute path first
+    inner_fd: int = 3
+    groups: bool = True  # False: it is given none of the account's other groups
+    socket: Literal["pair", "listen"] = "pair"  # connected; or listening, and QEMU's is connected
+    directories: tuple[str, ...] = ()  # made for it before, 0700, the account's own
+    files: tuple[tuple[int, str, bool], ...] = ()  # more it has open: (number, path, writable)
+    why: str = ""
+
+
+class PlannedMake(Struct, frozen=True, kw_only=True):
+    """A file the machine keeps, made by a tool when it is missing and never taken away again.
+
+    The tool writes `path` + ".new", which becomes `path` when it ended well: half a file is none.
+    """
+
+    path: str
+    key: str  # the profile's key, "disk[0].create"
+    argv: tuple[str, ...]  # names `path` + ".new"
+    what: str  # for the user: "a qcow2 disk of 64G"
 
 
 class Account(Struct, frozen=True, kw_only=True):
@@ -143,27 +265,56 @@ class Plan(Struct, frozen=True, kw_only=True):
     runtime_dir: str  # lock, journal, our own sockets: the launcher's alone
     socket_dir: str  # sockets for the user; QEMU's account owns it
     state_dir: str  # what the VM keeps: log, last command line
-    display: str  # QEMU display type after "auto" was decided
+    display: str  # display type after "auto" was decided
     display_why: str
+    screen: PlannedScreen | None = None  # None: nothing but the type and the card
+    audio: PlannedAudio | None = None
     steps: tuple[Step, ...]
     fds: tuple[PlannedFd, ...]
-    ports: tuple[PlannedPort, ...]
-    disks: tuple[PlannedDisk, ...]
-    nics: tuple[PlannedNic, ...]
-    cards: tuple[PlannedCard, ...]
-    serials: tuple[PlannedSerial, ...]
+    ports: tuple[PlannedPort, ...] = ()
+    controllers: tuple[PlannedController, ...] = ()
+    disks: tuple[PlannedDisk, ...] = ()
+    qemu_img: str = ""  # the program that makes disks' temporary files
+    nics: tuple[PlannedNic, ...] = ()
+    cards: tuple[PlannedCard, ...] = ()
+    vgpus: tuple[PlannedVgpu, ...] = ()
+    serials: tuple[PlannedSerial, ...] = ()
+    shmems: tuple[PlannedShmem, ...] = ()
+    usb_bus: PlannedUsbBus | None = None
+    usbs: tuple[PlannedUsb, ...] = ()
+    inputs: tuple[PlannedInput, ...] = ()
+    evdevs: tuple[PlannedEvdev, ...] = ()
+    channel_bus: str = ""  # the key that wants virtio-serial
+    channels: tuple[PlannedChannel, ...] = ()
+    rng_fd: int | None = None
+    vsock: PlannedVsock | None = None
     places: dict[str, Place]  # of devices that are not cards, disks or nics, by id
+    helpers: tuple[PlannedHelper, ...] = ()
+    makes: tuple[PlannedMake, ...] = ()
+    cpu: PlannedCpu
+    memory: MemoryPlan | None = None  # None: nothing but its size
+    firmware: PlannedFirmware | None = None  # None: BIOS
+    smbios: tuple[PlannedSmbios, ...] = ()
     pins: PinPlan | None = None
+    root_for: str = ""  # the key that needs root's power beside steps and taps
     account: Account | None = None
     memlock: int | None = None  # bytes; None: leave the limit alone
+    cgroup: str = ""  # of QEMU and its helpers, below /sys/fs/cgroup; "": ours
     ready_timeout: float = 30.0  # seconds until QEMU must answer
+    args: tuple[str, ...] | None = None  # [qemu] args in this QEMU's words; None: as they are
     problems: tuple[Problem, ...] = ()  # warnings and notes; errors are raised
 
-    def fd(self, kind: str) -> int:
-        """The number of the one fd of a kind. Raises StopIteration when there is none."""
-        return next(f.number for f in self.fds if f.kind == kind)
+    def fd(self, kind: str, of: str | None = None) -> int:
+        """The number of the one fd of a kind (and subject). Raises StopIteration for none."""
+        return next(f.number for f in self.fds if f.kind == kind and of in (None, f.of))
 
     @property
     def needs_root(self) -> bool:
         """Whether any step or tap needs more than an ordinary user has."""
-        return bool(self.steps) or any(n.kind == "tap" and n.bridge for n in self.nics)
+        taps = any(n.kind == "tap" and n.bridge and not n.bridge_helper for n in self.nics)
+        return bool(_for_root(self.steps) or self.root_for) or taps
+
+
+def _for_root(steps: tuple[Step, ...]) -> list[Step]:
+    """Steps that an ordinary user cannot carry out."""
+    return [step for step in steps if not isinstance(step, MakeShared | MakeCgroup)]

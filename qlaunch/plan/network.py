@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import zlib
-from typing import Literal
+from typing import Any
 
 from qlaunch.plan.draft import Draft
-from qlaunch.plan.model import Place, PlannedNic
-from qlaunch.plan.steps import LoadModule, MakeBridge, Step
-from qlaunch.profile.devices import Net
+from qlaunch.plan.model import Place, PlannedHelper, PlannedNic
+from qlaunch.plan.steps import LoadModule, MakeBridge, MakeMacvtap, Step
+from qlaunch.plan.uplinks import bridge_helper, check_bridge, check_macvtap, check_tap
+from qlaunch.profile.network import Net
 from qlaunch.values import MacAddress
 
 MODELS = {
-    "virtio": "virtio-net-pci", "e1000e": "e1000e", "e1000": "e1000", "rtl8139": "rtl8139",
+    "virtio": "virtio-net-pci", "e1000e": "e1000e", "e1000": "e1000",
+    "rtl8139": "rtl8139", "vmxnet3": "vmxnet3",
 }
+_PASST = "passt (Debian, Fedora, Arch)"
+_STREAM = (7, 2, 0)  # the first QEMU with -netdev stream
 
 
 def derive_mac(uuid: str, index: int) -> MacAddress:
@@ -22,45 +26,92 @@ def derive_mac(uuid: str, index: int) -> MacAddress:
     return MacAddress(f"52:54:00:{tail >> 16:02x}:{tail >> 8 & 255:02x}:{tail & 255:02x}")
 
 
-def plan_network(draft: Draft, uuid: str) -> tuple[tuple[PlannedNic, ...], list[Step]]:
-    """The cards, and the bridges to be made for them."""
+def macvtap_name(machine: str, index: int) -> str:
+    """The name of a card's macvtap: its own on this host, and at most 15 characters."""
+    return f"qlmv{zlib.crc32(machine.encode()):08x}{index}"
+
+
+def plan_network(draft: Draft) -> None:
+    """The cards, and the links to be made for them."""
     steps: dict[str, Step] = {}
     nics = []
     for index, net in enumerate(draft.profile.net):
-        key = f"net[{index}]"
-        nics.append(_nic(draft, net, index, key, uuid))
-        if net.bridge and _check_bridge(draft, net, key):
-            steps.setdefault(net.bridge, MakeBridge(name=net.bridge, why=f"{key}.make_bridge"))
-        elif net.tap and not net.bridge:
-            _check_tap(draft, net, key)
-    bridges = list(steps.values())
+        nic = _nic(draft, net, index, f"net[{index}]")
+        nics.append(nic)
+        draft.need(nic.model, f"{nic.why}.model")
+        for step in _steps(draft, net, nic):
+            steps.setdefault(str(step), step)
+    made = list(steps.values())
     if draft.facts.tun is False and any(n.kind == "tap" for n in nics):
-        bridges.insert(0, LoadModule(module="tun", why="rule: taps need /dev/net/tun"))
-    return tuple(nics), bridges
+        made.insert(0, LoadModule(module="tun", why="rule: taps need /dev/net/tun"))
+    draft.steps += made
+    draft.decided["nics"] = tuple(nics)
 
 
-def _nic(draft: Draft, net: Net, index: int, key: str, uuid: str) -> PlannedNic:
-    kind: Literal["user", "tap"] = "tap" if net.bridge or net.tap else "user"
-    tap_fds: tuple[int, ...] = ()
-    vhost_fds: tuple[int, ...] = ()
-    if kind == "tap":
-        tap_fds = tuple(draft.fd("tap", key) for _ in range(net.queues))
+def _nic(draft: Draft, net: Net, index: int, key: str) -> PlannedNic:
+    more: dict[str, Any] = {"kind": "user", "ifname": net.tap, "bridge": net.bridge}
+    if net.bridge or net.tap:
+        more |= {"kind": "tap", "bridge_helper": bridge_helper(draft, net)}
+    elif net.nat is not None:
+        from qlaunch.plan.nat import nat_bridge
+
+        more |= {"kind": "tap", "bridge": nat_bridge(draft.profile.name)}
+    elif net.macvtap:
+        more |= {"kind": "macvtap", "ifname": macvtap_name(draft.profile.name, index)}
+    elif net.passt is not None:
+        more |= {"kind": "stream", "stream_fd": _passt(draft, net, index, key)}
+    if more["kind"] in ("tap", "macvtap"):
+        more["tap_fds"] = tuple(draft.fd("tap", key) for _ in range(net.queues))
         if _use_vhost(draft, net, key):
-            vhost_fds = tuple(draft.fd("vhost", key) for _ in range(net.queues))
+            more["vhost_fds"] = tuple(draft.fd("vhost", key) for _ in range(net.queues))
+    mac, mac_why = _mac(draft, net, index, key)
     return PlannedNic(
-        index=index, model=MODELS[net.model], kind=kind,
-        mac=net.mac or derive_mac(uuid, index),
-        mac_why=f"{key}.mac" if net.mac else "rule: the MAC is derived from the uuid",
-        ifname=net.tap, bridge=net.bridge, queues=net.queues, tap_fds=tap_fds, vhost_fds=vhost_fds,
-        place=Place(draft.bus, draft.slots.take("net", index, key, net.addr)), why=key,
+        index=index, model=MODELS[net.model], mac=mac, mac_why=mac_why, queues=net.queues,
+        mtu=net.mtu, why=key,
+        place=Place(draft.bus, draft.slots.take("net", index, key, net.addr)), **more,
     )
+
+
+def _mac(draft: Draft, net: Net, index: int, key: str) -> tuple[MacAddress, str]:
+    if net.mac:
+        return net.mac, f"{key}.mac"
+    parent = draft.facts.link(net.macvtap or "")
+    if net.mode == "passthru" and parent is not None and parent.mac:
+        return MacAddress(parent.mac), f"rule: a passthru macvtap has the MAC of {parent.name}"
+    return derive_mac(draft.uuid, index), "rule: the MAC is derived from the uuid"
+
+
+def _steps(draft: Draft, net: Net, nic: PlannedNic) -> list[Step]:
+    """What has to be made for a card; faults of what it is connected to are noted."""
+    key = nic.why
+    if net.bridge:
+        make = check_bridge(draft, net, key)
+        step = MakeBridge(name=net.bridge, mtu=net.mtu, why=f"{key}.make_bridge")
+        return [step] if make else []
+    if net.tap:
+        check_tap(draft, net, key)
+    elif net.nat is not None:
+        from qlaunch.plan.nat import plan_nat
+
+        return plan_nat(draft, net.nat, nic)
+    elif net.macvtap:
+        check_macvtap(draft, net, key)
+        return [MakeMacvtap(
+            name=str(nic.ifname), parent=net.macvtap, mode=net.mode or "bridge", mtu=net.mtu,
+            mac=None if net.mode == "passthru" else nic.mac, why=f"{key}.macvtap",
+        )]
+    elif net.user is not None and net.user.tftp:
+        _check_tftp(draft, net.user.tftp, f"{key}.user.tftp")
+    return []
 
 
 def _use_vhost(draft: Draft, net: Net, key: str) -> bool:
     """The launcher opens it. What needs root anyway is started by root, whoever looks now."""
     there = bool(draft.facts.vhost_net)
     profile = draft.profile
-    by_root = bool(profile.pci) or any(n.bridge for n in profile.net)
+    by_root = bool(profile.pci or profile.vgpu) or any(
+        n.macvtap or n.nat or (n.bridge and not bridge_helper(draft, n)) for n in profile.net
+    )
     denied = there and draft.facts.vhost_usable is False and not by_root
     if net.vhost and draft.facts.vhost_net is False:
         draft.problem(
@@ -76,39 +127,37 @@ def _use_vhost(draft: Draft, net: Net, key: str) -> bool:
     return wanted and net.model == "virtio"
 
 
-def _check_bridge(draft: Draft, net: Net, key: str) -> bool:
-    """Whether the bridge has to be made; one that is missing or no bridge is a fault."""
-    if draft.facts.links is None:
-        return net.make_bridge
-    link = draft.facts.link(net.bridge or "")
-    if link is None:
-        if not net.make_bridge:
-            bridges = [x.name for x in draft.facts.links if x.kind == "bridge"]
-            draft.problem(
-                "this host has no such bridge", f"{key}.bridge", found=str(net.bridge),
-                allowed=", ".join(bridges) or "none exists",
-                hint="make_bridge = true makes it for the run; or use user = {}",
-            )
-        return net.make_bridge
-    if link.kind != "bridge":
+def _passt(draft: Draft, net: Net, index: int, key: str) -> int:
+    """A passt of the card's own; the fd number of QEMU's end of its socket. passt(1)."""
+    assert net.passt is not None  # noqa: S101 - for the type checker
+    qemu = draft.facts.qemu
+    if qemu is not None and qemu.version < _STREAM:
         draft.problem(
-            f"{link.name} is a {link.kind} link, not a bridge", f"{key}.bridge",
-            hint="a bridge with that link as its port is what the guest can join",
+            "this QEMU cannot talk to passt", f"{key}.passt", found=_dotted(qemu.version),
+            allowed="7.2 or newer", hint="use user = {}",
         )
-    return False
+    words = [draft.program("passt", f"{key}.passt", _PASST), "--foreground", "--fd", "3"]
+    for protocol, flag in (("tcp", "--tcp-ports"), ("udp", "--udp-ports")):
+        for text in net.passt.forward:
+            kind, *address, port, guest = text.split(":")
+            if kind == protocol:
+                words += [flag, f"{address[0]}/{port}:{guest}" if address else f"{port}:{guest}"]
+    for server in net.passt.dns:
+        words += ["--dns", server]
+    if net.mtu:
+        words += ["--mtu", str(net.mtu)]
+    helper = PlannedHelper(id=f"passt{index}", key=key, argv=tuple(words), why=f"{key}.passt")
+    return draft.helper(helper)
 
 
-def _check_tap(draft: Draft, net: Net, key: str) -> None:
-    if draft.facts.links is None:
-        return
-    link = draft.facts.link(net.tap or "")
-    if link is None:
-        draft.problem(
-            "this host has no such tap", f"{key}.tap", found=str(net.tap),
-            hint=f"ip tuntap add {net.tap} mode tap user $USER; or name a bridge instead",
-        )
-    elif link.kind != "tap":
-        draft.problem(
-            f"{link.name} is a {link.kind} link, not a tap", f"{key}.tap",
-            hint="name a tap, or with bridge = … one that is made for the run",
-        )
+def _check_tftp(draft: Draft, path: str, where: str) -> None:
+    found = draft.facts.file(path)
+    if found is not None and found.kind != "directory":
+        draft.problem("not a directory", where, found=path, hint="name the directory of the files")
+    elif found is not None and not found.readable:
+        draft.problem("QEMU's account may not read this directory", where, found=path,
+                      hint=f"chmod o+rx {path}, and o+x what it is in")
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(v) for v in version)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from qlaunch.facts.model import Invoker
 
 
-class Paths(NamedTuple):
+class Paths(Struct, frozen=True):
     """`runtime` holds lock, journal and our sockets (0700, the launcher's own); `sockets` those
     that QEMU's account and the user may reach; `state` what a VM keeps."""
 

@@ -7,11 +7,11 @@ Struct here, its name in `Step`, a handler in `host/`, a line in `host/handlers.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from qlaunch.values import HostPath, PciAddress, PciId
+from qlaunch.values import HostPath, Ipv4Network, MacAddress, PciAddress, PciId
 
 
 class _Step(Struct, frozen=True, kw_only=True, tag_field="step"):
@@ -37,6 +37,8 @@ class TakeDevice(_Step, frozen=True, kw_only=True, tag="take-device"):
     subsystem: PciId | None = None
     driver: str = "vfio-pci"
     return_to: str = "auto"
+    rebar: int = 0  # bytes: the size of its resizable BAR meanwhile; 0 leaves it alone
+    console: bool = False  # take the host's console off it first
 
     def __str__(self) -> str:
         known = f" [{self.id}]" if self.id else ""
@@ -48,8 +50,11 @@ class ResetDevices(_Step, frozen=True, kw_only=True, tag="reset-devices"):
 
     addresses: tuple[PciAddress, ...]
     method: str = "auto"
+    return_to: str = ""  # of TakeDevice; a rescan has to know it
 
     def __str__(self) -> str:
+        if self.method == "rescan":
+            return f"reset {', '.join(self.addresses)} by removing and finding them again"
         return f"settle the reset of {', '.join(self.addresses)} ({self.method})"
 
 
@@ -87,12 +92,71 @@ class OwnGroup(_Step, frozen=True, kw_only=True, tag="own-group"):
 
 
 class MakeBridge(_Step, frozen=True, kw_only=True, tag="make-bridge"):
-    """Create a bridge and bring it up; removed at exit only when this step made it."""
+    """Create a bridge and bring it up; removed at exit only when this step made it.
+
+    One with an address is the machine's own: a bridge of that name may not be there before.
+    """
 
     name: str
+    address: str = ""  # "192.168.77.1/24"; no other link may have one of that network
+    mtu: int | None = None
 
     def __str__(self) -> str:
-        return f"make the bridge {self.name}"
+        return f"make the bridge {self.name}" + (f" with {self.address}" if self.address else "")
+
+
+class MakeMacvtap(_Step, frozen=True, kw_only=True, tag="make-macvtap"):
+    """Create a macvtap on a link and bring it up; removed at exit."""
+
+    name: str
+    parent: str
+    mode: Literal["bridge", "private", "vepa", "passthru"]
+    mac: MacAddress | None  # None: the parent's own (passthru)
+    mtu: int | None = None
+
+    def __str__(self) -> str:
+        return f"make the macvtap {self.name} on {self.parent} ({self.mode})"
+
+
+class SetForwarding(_Step, frozen=True, kw_only=True, tag="set-forwarding"):
+    """Have IPv4 packets forwarded; no longer once the last machine that wants it has ended."""
+
+    machine: str
+    directory: str  # where machines that want it are noted, and what was before
+
+    def __str__(self) -> str:
+        return "have the kernel forward IPv4 packets"
+
+
+class NftTable(_Step, frozen=True, kw_only=True, tag="nft-table"):
+    """A table of our own in nf_tables: masquerading, forwarded ports, nobody else let in."""
+
+    table: str
+    bridge: str
+    network: Ipv4Network
+    guest: str  # its IPv4 address
+    forward: tuple[str, ...] = ()  # as in the profile
+    program: str = "nft"
+
+    def __str__(self) -> str:
+        return f"add the firewall table ip {self.table} ({self.network} goes out masqueraded)"
+
+
+class RunDnsmasq(_Step, frozen=True, kw_only=True, tag="run-dnsmasq"):
+    """A dnsmasq for one bridge: DHCP and names. It is ended at exit."""
+
+    bridge: str
+    directory: str  # of its pid file and leases
+    network: Ipv4Network
+    mac: MacAddress
+    guest: str  # the address that `mac` gets
+    dns: tuple[str, ...] = ()
+    domain: str = ""
+    mtu: int | None = None
+    program: str = "dnsmasq"
+
+    def __str__(self) -> str:
+        return f"run dnsmasq on {self.bridge}"
 
 
 class ReserveHugePages(_Step, frozen=True, kw_only=True, tag="reserve-hugepages"):
@@ -107,15 +171,138 @@ class ReserveHugePages(_Step, frozen=True, kw_only=True, tag="reserve-hugepages"
         return f"have {self.count} huge pages of {self.size >> 20} MiB free{where}"
 
 
+class MakeShared(_Step, frozen=True, kw_only=True, tag="make-shared"):
+    """Make a file of shared memory for QEMU's account; one that is there is used and left there."""
+
+    path: HostPath
+    size: int  # bytes
+    uid: int
+    gid: int
+    mode: int = 0o600
+
+    def __str__(self) -> str:
+        return f"make the shared memory {self.path} of {self.size >> 20} MiB"
+
+
+class LendUsb(_Step, frozen=True, kw_only=True, tag="lend-usb"):
+    """Give a USB device's interfaces back to the drivers they had, when the guest is gone.
+
+    The device is the one at `name`, the ones of `id`, or those of both; QEMU detaches the drivers.
+    """
+
+    name: str = ""  # sysfs name of the port, "1-4.2"
+    id: str = ""  # vendor:product
+    serial: str = ""
+
+    def __str__(self) -> str:
+        parts = (self.name, self.id and f"[{self.id}]", self.serial)
+        return f"lend the USB device {' '.join(part for part in parts if part)}"
+
+
+class CreateMdev(_Step, frozen=True, kw_only=True, tag="create-mdev"):
+    """Make a mediated device; removed at exit only when this step made it."""
+
+    uuid: str  # lower case, as sysfs names it
+    parent: str  # below /sys/class/mdev_bus
+    type: str
+    existing: bool = False  # the plan saw it: it is used and left there
+
+    def __str__(self) -> str:
+        if self.existing:
+            return f"use the mediated device {self.uuid}"
+        return f"make the mediated device {self.uuid}, {self.type} of {self.parent}"
+
+
+class EnableVfs(_Step, frozen=True, kw_only=True, tag="enable-vfs"):
+    """Switch on a physical function's virtual ones; off again with the last machine that has one.
+
+    `uses` are those that this machine has: (number, the address that the plan expects).
+    """
+
+    address: PciAddress
+    count: int
+    uses: tuple[tuple[int, PciAddress], ...] = ()
+
+    def __str__(self) -> str:
+        return f"switch on {self.count} virtual functions of {self.address}"
+
+
+class SetVfNet(_Step, frozen=True, kw_only=True, tag="set-vf-net"):
+    """Give a network card's virtual function its MAC address and VLAN, through the physical one."""
+
+    address: PciAddress  # the physical function's
+    number: int
+    mac: str | None = None
+    vlan: int | None = None
+
+    def __str__(self) -> str:
+        what = [f"MAC {self.mac}"] if self.mac else []
+        what += [f"VLAN {self.vlan}"] if self.vlan is not None else []
+        return f"give virtual function {self.number} of {self.address} {' and '.join(what)}"
+
+
+class SetVgpuType(_Step, frozen=True, kw_only=True, tag="set-vgpu-type"):
+    """Make an NVIDIA vGPU on a virtual function by the vendor's files; taken away at exit."""
+
+    address: PciAddress
+    type: int
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"make {self.name or 'a vGPU'} (type {self.type}) on {self.address}"
+
+
+class OwnDeviceGroup(_Step, frozen=True, kw_only=True, tag="own-device-group"):
+    """OwnGroup for a device that an earlier step makes: its group is known only then."""
+
+    device: str  # directory below /sys, "bus/mdev/devices/UUID"
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"give the IOMMU group of {self.device.rpartition('/')[2]} to uid {self.uid}"
+
+
+class MakeCgroup(_Step, frozen=True, kw_only=True, tag="make-cgroup"):
+    """A control group for QEMU and its helpers; what is left in it at the end is killed."""
+
+    path: str  # below /sys/fs/cgroup: "/system.slice/qlaunch-win7"
+    memory: int | None = None  # bytes, memory.max
+    pids: int | None = None  # pids.max
+    enable: tuple[str, ...] = ()  # controllers to be turned on in the group above
+
+    @property
+    def limited(self) -> bool:
+        """Whether the machine does not start without."""
+        return self.memory is not None or self.pids is not None
+
+    def __str__(self) -> str:
+        limits = [f"{self.memory >> 20} MiB of memory"] if self.memory is not None else []
+        limits += [f"{self.pids} processes"] if self.pids is not None else []
+        return f"make the cgroup {self.path}" + (f" with {' and '.join(limits)}" if limits else "")
+
+
 Step: TypeAlias = (
     LoadModule
+    | CreateMdev
+    | EnableVfs
+    | SetVfNet
+    | SetVgpuType
+    | OwnDeviceGroup
     | TakeDevice
     | ResetDevices
     | HoldPower
     | OwnNode
     | OwnGroup
     | MakeBridge
+    | MakeMacvtap
+    | SetForwarding
+    | NftTable
+    | RunDnsmasq
     | ReserveHugePages
+    | MakeShared
+    | LendUsb
+    | MakeCgroup
 )
 
 STEP_KINDS: tuple[type[Step], ...] = Step.__args__
@@ -123,6 +310,8 @@ STEP_KINDS: tuple[type[Step], ...] = Step.__args__
 
 def devices_of(step: Step) -> tuple[PciAddress, ...]:
     """The PCI functions that a step writes to: none of them is touched again once one hangs."""
-    if isinstance(step, TakeDevice | HoldPower):
+    if isinstance(step, TakeDevice | HoldPower | SetVgpuType):
         return (step.address,)
+    if isinstance(step, EnableVfs):
+        return (step.address, *(address for _, address in step.uses))
     return step.addresses if isinstance(step, ResetDevices) else ()

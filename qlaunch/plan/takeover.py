@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from qlaunch.facts.model import Holder, PciDevice
 from qlaunch.plan.cards import card_of, is_display
@@ -10,6 +11,9 @@ from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import PlannedCard
 from qlaunch.plan.steps import HoldPower, LoadModule, OwnGroup, ResetDevices, Step, TakeDevice
 from qlaunch.values import PciAddress
+
+if TYPE_CHECKING:
+    from qlaunch.profile.pci import Pci
 
 # Drivers that may stay on a group member while VFIO owns the group (driver_managed_dma).
 _VIABLE = ("pci-stub", "pcieport", "shpchp")
@@ -50,6 +54,7 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
                 address=address, driver=drivers[address],
                 id=found.id if found else None, subsystem=found.subsystem if found else None,
                 return_to=table.return_to if table else "auto", why=key_of[address],
+                rebar=_rebar(table, address, cards), console=_shows_console(draft, found),
             )
         )
     steps += _resets(draft, cards)
@@ -60,6 +65,21 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
     ]
     steps += _group_nodes(draft, cards)
     return steps
+
+
+def _shows_console(draft: Draft, device: PciDevice | None) -> bool:
+    """On kernels before 6.0 the host's console does not leave a card by itself."""
+    release = draft.facts.kernel.release if draft.facts.kernel else ""
+    major = release.partition(".")[0]
+    if device is None or not is_display(device) or not major.isdecimal() or int(major) >= 6:
+        return False
+    return bool(device.boot_vga) or any(node.startswith("fb") for node in device.nodes)
+
+
+def _rebar(table: Pci | None, address: PciAddress, cards: Sequence[PlannedCard]) -> int:
+    """Bytes; of the function that the profile names, not of those taken along."""
+    named = any(c.address == address and not c.companion for c in cards)
+    return int(table.rebar) if table is not None and table.rebar is not None and named else 0
 
 
 def _resets(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
@@ -73,7 +93,10 @@ def _resets(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
         check_reset(draft, addresses, table.reset, family[0].key)
         if table.reset != "none":
             steps.append(
-                ResetDevices(addresses=addresses, method=table.reset, why=f"{family[0].key}.reset")
+                ResetDevices(
+                    addresses=addresses, method=table.reset, why=f"{family[0].key}.reset",
+                    return_to=table.return_to if table.reset == "rescan" else "",
+                )
             )
     return steps
 
@@ -174,6 +197,13 @@ def check_reset(
     """A reset method that the kernel does not offer for the card."""
     if method in ("auto", "none"):
         return
+    if method == "rescan":
+        draft.problem(
+            f"{', '.join(addresses)}: removed from the PCI bus and found again at the end, as the "
+            "last resort", f"{key}.reset", severity="warning",
+            hint='try reset = "auto" with qlaunch selftest first',
+        )
+        return
     for address in addresses:
         device = draft.facts.device(address)
         methods = device.reset_methods if device else None
@@ -195,7 +225,7 @@ def _companions(draft: Draft, cards: Sequence[PlannedCard]) -> list[tuple[PciDev
         done.add(card.iommu_group)
         others = [
             m for m in draft.facts.group(card.iommu_group)
-            if not (m.is_bridge or m.address in passed or _may_stay(m))
+            if not (m.is_bridge or m.address in passed or may_stay(m))
         ]
         if draft.profile.pci[int(card.key[4:-1])].group == "take":
             for member in others:
@@ -219,6 +249,7 @@ def _not_viable(draft: Draft, card: PlannedCard, others: Sequence[PciDevice]) ->
     )
 
 
-def _may_stay(member: PciDevice) -> bool:
+def may_stay(member: PciDevice) -> bool:
+    """Whether a group member's driver is no hindrance to VFIO."""
     driver = member.driver
     return driver is None or driver in _VIABLE or "vfio" in driver

@@ -1,0 +1,58 @@
+"""Memory shared with programs of the host: a file below /dev/shm behind an ivshmem device.
+
+The file is made before QEMU starts and removed when it has ended; it counts as locked memory,
+because VFIO pins what a guest can reach by DMA.
+"""
+
+from __future__ import annotations
+
+from qlaunch.plan.draft import Draft
+from qlaunch.plan.plugs import PlannedShmem
+from qlaunch.plan.steps import MakeShared
+from qlaunch.profile.extras import Shmem
+from qlaunch.values import GuestSlot, HostPath
+
+DIRECTORY = "/dev/shm"  # noqa: S108 - the file is made with O_EXCL, its owner checked
+DEVICE = "ivshmem-plain"
+
+
+def plan_shmem(draft: Draft) -> None:
+    """The profile's [[shmem]] tables."""
+    for index, table in enumerate(draft.profile.shmem):
+        _table(draft, index, table)
+
+
+def _table(draft: Draft, index: int, table: Shmem) -> None:
+    share_memory(
+        draft, f"shmem{index}", f"shmem[{index}]", f"{DIRECTORY}/{table.name}", int(table.size),
+        index=index, addr=table.addr,
+    )
+
+
+def share_memory(
+    draft: Draft, ident: str, key: str, path: str, size: int, *, index: int,
+    addr: GuestSlot | None = None, made: bool = True,
+) -> PlannedShmem:
+    """An ivshmem device `ident` over `path` (bytes: a power of two), with its backend.
+
+    `index` is its place among the kind "shmem". `made` is False for what is no file of ours (a
+    kvmfr device): then nothing is made and nothing removed.
+    """
+    draft.need(DEVICE, key)
+    draft.locked += size
+    if made:
+        draft.steps.append(_step(draft, key, path, size))
+    planned = PlannedShmem(
+        id=ident, key=key, path=path, size=size,
+        place=draft.place("shmem", ident, key, index=index, addr=addr),
+    )
+    draft.decided["shmems"] = (*draft.decided.get("shmems", ()), planned)
+    return planned
+
+
+def _step(draft: Draft, key: str, path: str, size: int) -> MakeShared:
+    owner = draft.account or draft.facts.invoker
+    return MakeShared(
+        path=HostPath(path), size=size, uid=owner.uid if owner else 0,
+        gid=owner.gid if owner else 0, why=key,
+    )

@@ -1,0 +1,178 @@
+"""Which slice of which device each [[vgpu]] table gets, and which of its wishes comes true.
+
+Done before anything else is planned, because a wish may turn out to be a whole device ([[pci]]) or
+an emulated card ([display] vga): then the profile that is planned says so.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from qlaunch.errors import Problem
+from qlaunch.plan.draft import Draft
+from qlaunch.plan.vgpu_mdev import find_mdev, fits, parents_of
+from qlaunch.plan.vgpu_vf import find_nvidia, find_vf
+from qlaunch.plan.vgpu_want import LIST, Choice, Taken, Want, is_named, want_of
+from qlaunch.profile.pci import Pci
+from qlaunch.profile.profile import Profile
+from qlaunch.profile.vgpu import Vgpu, Wish
+from qlaunch.values import PciAddress
+
+
+def choose_vgpus(draft: Draft, uuid_of: dict[int, str]) -> None:
+    """Fill `draft.vgpus` (table's number → choice), and change `draft.profile` for wishes that are
+    no slice. What cannot be had is a problem of its table."""
+    info = draft.facts.vgpu
+    claims = {k: v for k, v in info.claims.items() if v != draft.profile.name} if info else {}
+    taken = Taken({}, set(), claims)
+    for number, table in enumerate(draft.profile.vgpu):
+        if table.any:
+            _first_wish(draft, number, table, uuid_of[number], taken)
+            continue
+        found = choose(draft, want_of(table, uuid_of[number], draft, table.kind), taken)
+        if isinstance(found, Problem):
+            draft.problems.append(found._replace(where=f"vgpu[{number}]"))
+        else:
+            draft.vgpus[number] = found
+
+
+def choose(draft: Draft, want: Want, taken: Taken) -> Choice | Problem:
+    """The best slice of any kind that the want allows."""
+    facts, info = draft.facts, draft.facts.vgpu
+    if info is None:
+        return _as_written(want)
+    if want.kind == "auto" and not want.of_type:
+        makers = parents_of(want, facts, info)
+        if makers:
+            return Problem(
+                f"a slice of which type? {makers[0].name} makes several",
+                found=", ".join(t.id for t in makers[0].types), allowed='type = "…", memory = '
+                '">=512M" or resolution = ">=1920x1080"', hint=LIST,
+            )
+    kinds = (want.kind,) if want.kind != "auto" else (
+        ("mdev", "nvidia-vf") if want.of_type else ("vf",)
+    )
+    finders = {"mdev": find_mdev, "vf": find_vf, "nvidia-vf": find_nvidia}
+    problems: list[Problem] = []
+    for kind in kinds:
+        found = finders[kind](want, facts, info, taken)
+        if isinstance(found, Choice):
+            return found
+        problems.append(found)
+    # Of two refusals the one that is about what there is.
+    known = any(fits(kind, want) for parent in info.parents for kind in parent.types)
+    return problems[1] if len(problems) > 1 and info.nvidia and not known else problems[0]
+
+
+def _as_written(want: Want) -> Choice | Problem:
+    """Nobody looked at the host: what the profile says is what there is."""
+    if want.kind == "mdev" or (want.kind == "auto" and want.of_type):
+        return Choice(kind="mdev", parent=want.parent or "", type=want.type or "")
+    if not want.parent or "." not in want.parent:
+        return Problem(
+            "which virtual function this is cannot be told: nobody looked what this host has",
+            found=want.parent or "", hint="qlaunch facts --json > FILE writes all that is known",
+        )
+    address = PciAddress(want.parent)
+    return Choice(
+        kind="nvidia-vf" if want.kind == "nvidia-vf" else "vf", parent=address,
+        type=want.type or "", address=address,
+    )
+
+
+def _first_wish(draft: Draft, number: int, table: Vgpu, uuid: str, taken: Taken) -> None:
+    """Grant the first wish that can be, and tell why those before it were not."""
+    key = f"vgpu[{number}].any"
+    refused: list[str] = []
+    hint = LIST
+    for place, wish in enumerate(table.any):
+        reason = _grant(draft, number, wish, uuid, taken)
+        if reason is None:
+            if refused:
+                draft.problem(f"wish {place + 1} was granted: {wish_text(wish)}", key,
+                              found="; ".join(refused), severity="note")
+            return
+        refused.append(f"{wish_text(wish)}: {_short(reason)}")
+        hint = reason.hint or hint  # the last one's: what most hosts could give
+    draft.problem("this host can give none of these", key, found="; ".join(refused), hint=hint)
+
+
+def wish_text(wish: Wish) -> str:
+    """As the profile says it."""
+    said = ((k, getattr(wish, k)) for k in wish.__struct_fields__)
+    return ", ".join(f'{key} = "{value}"' for key, value in said if value is not None)
+
+
+def _grant(draft: Draft, number: int, wish: Wish, uuid: str, taken: Taken) -> Problem | None:
+    """None when the wish is granted, else why not."""
+    if wish.pci is not None:
+        return _grant_card(draft, wish, taken)
+    if wish.virtio is not None:
+        return _grant_virtio(draft, wish, taken)
+    table = draft.profile.vgpu[number]
+    want = want_of(wish, uuid, draft, "vf" if wish.vf else "auto")
+    found = choose(draft, replace(want, vfs=table.vfs), taken)
+    if isinstance(found, Problem):
+        return found
+    draft.vgpus[number] = found
+    return None
+
+
+def _short(problem: Problem) -> str:
+    return f"{problem.message} ({problem.found})" if problem.found else problem.message
+
+
+def _grant_card(draft: Draft, wish: Wish, taken: Taken) -> Problem | None:
+    """A whole device: one that is there, alone of its id, and free to leave the host."""
+    from qlaunch.plan.takeover import check_device, check_iommu
+
+    profile = draft.profile
+
+    assert wish.pci is not None  # noqa: S101 - for the type checker
+    extra = Pci(device=wish.pci, functions="all")
+    if draft.facts.pci is not None:
+        found = [d for d in draft.facts.pci if is_named(d, wish.pci)]
+        if len(found) != 1:
+            return Problem(
+                f"this host has {len(found) or 'no'} such device{'s' if found else ''}",
+                hint="name one by its address" if found else "qlaunch devices lists what it has",
+            )
+        if any(is_named(found[0], p.device) for p in profile.pci):
+            return Problem("it is another table's")
+        if found[0].address in taken.claims:
+            return Problem(f"it is in use by the machine {taken.claims[found[0].address]}")
+        scratch = Draft(profile, draft.facts, None)
+        check_iommu(scratch)
+        check_device(scratch, found[0], "")
+        faults = [p for p in scratch.problems if p.severity == "error"]
+        if faults:
+            return faults[0]
+    draft.profile = replace(profile, pci=(*profile.pci, extra))
+    return None
+
+
+def _grant_virtio(draft: Draft, wish: Wish, taken: Taken) -> Problem | None:
+    """An emulated card that the host's GPU draws for, where this QEMU and host can."""
+    if taken.emulated:
+        return Problem("it is another table's: a machine has one such card")
+    wished = with_virtio(draft.profile, wish)
+    from qlaunch.plan.display import plan_display
+    from qlaunch.plan.platform import check_devices
+    from qlaunch.profile.check_display import check_gl
+
+    for finding in check_gl(wished):  # what the profile's reader says of such a card
+        return finding.problem
+    scratch = Draft(wished, draft.facts, draft.account, draft.uuid)
+    plan_display(scratch)
+    check_devices(scratch, scratch.needs)
+    faults = [p for p in scratch.problems if p.severity == "error"]
+    if faults:
+        return faults[0]
+    draft.profile, taken.emulated = wished, True
+    return None
+
+
+def with_virtio(profile: Profile, wish: Wish) -> Profile:
+    """The profile with the wish's emulated card."""
+    assert wish.virtio is not None  # noqa: S101 - for the type checker
+    return replace(profile, display=replace(profile.display, vga=wish.virtio))
