@@ -18,14 +18,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from qlaunch.errors import HostError, Problem, StuckError
+from qlaunch.errors import KERNEL_LOG, HostError, Problem, StuckError
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 DEADLINE = 75.0  # PCIE_RESET_READY_POLL_MS is 60 s (drivers/pci/pci.c): longer than that
+PROGRESS_FIRST = 1.0  # seconds after which a wait is told
 PROGRESS_EVERY = 10.0
 # SIGUSR1 is `stop --now`: the guest is not asked.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+OnWait = Callable[[str, float], None]  # what is waited for, and the seconds so far
 
 
 class Done(NamedTuple):
@@ -42,25 +49,56 @@ def run_child(
     stdin: str = "",
     timeout: float = 30.0,
     env: Mapping[str, str] | None = None,
+    daemon: bool = False,
+    on_wait: OnWait | None = None,
 ) -> Done:
     """Run a tool to its end. Raises HostError when it is missing or does not end in time.
 
-    After a timeout the child has been killed and reaped.
+    `on_wait` is called after a second. After a timeout the child has been killed and reaped. A
+    `daemon` detaches itself; signals held here are not blocked in it, as they are in tools.
     """
     import subprocess  # 10 ms that the way from Enter to QEMU's start does not need
 
     try:
-        done = subprocess.run(
-            list(argv), input=stdin, capture_output=True, text=True, errors="replace",
-            timeout=timeout, env=env, check=False,
-        )
+        with subprocess.Popen(
+            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="replace", env=env,
+            preexec_fn=_unblocked if daemon else None,  # noqa: PLW1509 - no threads where one starts
+        ) as process:
+            try:
+                out, err = _communicate(process, argv[0], stdin, timeout, on_wait)
+            except BaseException:
+                process.kill()
+                raise
     except FileNotFoundError:
         raise HostError(Problem(f"{argv[0]} is not installed", hint=f"install {argv[0]}")) from None
     except PermissionError:
-        raise HostError(Problem(f"{argv[0]} may not be executed")) from None
+        raise HostError(Problem(f"{argv[0]} may not be executed", hint=_which(argv[0]))) from None
     except subprocess.TimeoutExpired:
-        raise HostError(Problem(f"{argv[0]} did not end within {timeout:g} s")) from None
-    return Done(done.returncode, done.stdout, done.stderr)
+        from shlex import join
+
+        raise HostError(Problem(f"{argv[0]} did not end within {timeout:g} s",
+                                hint=f"try it by hand: {join(argv)}")) from None
+    return Done(process.returncode, out, err)
+
+
+def _communicate(
+    process: Popen[str], what: str, stdin: str, timeout: float, on_wait: OnWait | None
+) -> tuple[str, str]:
+    from subprocess import TimeoutExpired
+
+    sent: str | None = stdin
+    if on_wait is not None:
+        try:
+            return process.communicate(sent, PROGRESS_FIRST)
+        except TimeoutExpired:
+            on_wait(what, PROGRESS_FIRST)
+            timeout, sent = timeout - PROGRESS_FIRST, None
+    return process.communicate(sent, timeout)
+
+
+def _unblocked() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 class Setup(NamedTuple):
@@ -165,9 +203,14 @@ def _start_problem(name: str, setup: list[Setup], report: bytes) -> Problem:
     if step == len(setup):
         if int(number) == errno.ENOENT:
             return Problem(f"{name} is not installed", hint=f"install {name}")
-        return Problem(f"{name} could not be executed", found=text)
+        return Problem(f"{name} could not be executed", found=text, hint=_which(name))
     what = setup[step] if step >= 0 else Setup("handing over file descriptors", int)
-    return Problem(f"{name} could not be started: {what.what} failed", found=text, hint=what.hint)
+    return Problem(f"{name} could not be started: {what.what} failed", found=text,
+                   hint=what.hint or "run as root, outside of a container")
+
+
+def _which(name: str) -> str:
+    return f"ls -lL \"$(command -v '{name}')\" shows who may run it"
 
 
 @contextmanager
@@ -185,14 +228,15 @@ def guarded(
     what: str,
     *,
     deadline: float = DEADLINE,
-    on_wait: Callable[[str, float], None] | None = None,
+    on_wait: OnWait | None = None,
 ) -> str:
     """Do `action` in a forked child and return its text; its OSError is raised here as one.
 
-    `on_wait(what, seconds)` is called every 10 s. After the deadline StuckError is raised and the
-    child is left alone: a second write or a kill would only add to what hangs. Signals wait until
-    the call has returned, because an undo that began meanwhile would be that second write. The
-    child keeps no fd of ours: a lock or a VFIO group that it held for ever would look like life.
+    `on_wait(what, seconds)` is called after a second, and every 10 s. After the deadline StuckError
+    is raised and the child is left alone: a second write or a kill would only add to what hangs.
+    Signals wait until the call has returned, because an undo that began meanwhile would be that
+    second write. The child keeps no fd of ours: a lock or a VFIO group that it held for ever would
+    look like life.
     """
     with held_signals():
         reader, writer = os.pipe()
@@ -210,7 +254,8 @@ def guarded(
         number, _, path = text.partition(" ")
         raise OSError(int(number), os.strerror(int(number)), path or None)
     if kind != "ok":
-        raise HostError(Problem(f"{what} failed", found=text or "its child process died"))
+        raise HostError(Problem(f"{what} failed", found=text or "its child process died",
+                                hint=KERNEL_LOG))
     return text
 
 
@@ -246,12 +291,10 @@ def let_go(keep: int) -> None:
                 os.close(number)
 
 
-def _wait(
-    reader: int, what: str, deadline: float, on_wait: Callable[[str, float], None] | None
-) -> str:
+def _wait(reader: int, what: str, deadline: float, on_wait: OnWait | None) -> str:
     start = time.monotonic()
     chunks: list[bytes] = []
-    told = PROGRESS_EVERY
+    told = PROGRESS_FIRST
     poll = select.poll()  # select() refuses fds over 1023
     poll.register(reader, select.POLLIN)
     while True:

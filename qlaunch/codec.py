@@ -24,6 +24,7 @@ PARSERS: dict[type, Callable[[str], Any]] = {
     values.Duration: values.parse_duration,
     values.MacAddress: values.parse_mac,
     values.VmName: values.parse_vm_name,
+    values.Ipv4Network: values.parse_ipv4_network,
     values.CpuSet: values.parse_cpu_set,
     values.HostPath: values.HostPath,
     values.Program: values.Program,

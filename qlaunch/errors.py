@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning", "note"]
 
+WIDTH = 80 - len("  allowed: ")
+KERNEL_LOG = "sudo dmesg | tail may tell the kernel's reason"  # a hint of several
+_NAMED = ("logs", "status", "stop", "monitor")  # verbs of hints whose writer knows no machine
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -35,10 +38,30 @@ class Problem(NamedTuple):
         if self.found:
             lines.append(f"  found:   {self.found}")
         if self.allowed:
-            lines.append(f"  allowed: {self.allowed}")
+            lines.append(f"  allowed: {_folded(self.allowed)}")
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
+
+    def of(self, name: str) -> Problem:
+        """With the machine's name where the hint says `qlaunch logs NAME`."""
+        hint = self.hint
+        for verb in _NAMED:
+            hint = hint.replace(f"qlaunch {verb} NAME", f"qlaunch {verb} '{name}'")
+        return self._replace(hint=hint)
+
+
+def _folded(choices: str) -> str:
+    """A long list of choices in lines of at most 80 columns, broken between two of them."""
+    if len(choices) <= WIDTH:
+        return choices
+    lines: list[str] = []
+    for choice in choices.split(", "):
+        if lines and len(longer := f"{lines[-1]}, {choice}") < WIDTH:
+            lines[-1] = longer
+        else:
+            lines.append(choice)
+    return ",\n           ".join(lines)
 
 
 class QlaunchError(Exception):
@@ -56,6 +79,11 @@ class QlaunchError(Exception):
             problems = (problems,)
         self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__("\n".join(str(p) for p in self.problems))
+
+    def of(self, name: str) -> None:
+        """See Problem.of."""
+        self.problems = tuple(problem.of(name) for problem in self.problems)
+        self.args = ("\n".join(str(p) for p in self.problems),)
 
 
 class UsageError(QlaunchError):

@@ -13,14 +13,13 @@ from collections.abc import Iterable
 _PCI = r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])"
 _PCI_ID = r"([0-9a-f]{4}):([0-9a-f]{4})"
 _MAC = r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
-_SIZE = r"([0-9]{1,12})(?:([KMGT])(?:i?B)?|B)"
 _DURATION = r"([0-9]{1,10}(?:\.[0-9]{1,6})?)(ms|s|m|min|h)"
 _SLOT = r"(?:0x)?([01]?[0-9a-f])(?:\.([0-7]))?"
-_NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,62}"
-_CPU_RANGE = r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*"
+_NETWORK = r"([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})/([0-9]{1,2})"
 _MAX_CPU = 8191  # CONFIG_NR_CPUS of x86_64 distribution kernels
 _MAX_SECONDS = 1e9  # so that the spelling in seconds, to the microsecond, is exact
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIGNS = frozenset(" ._+-")  # of a name, beside letters and digits
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -106,6 +105,36 @@ class MacAddress(str):
     __slots__ = ()
 
 
+class Ipv4Network(str):
+    """An IPv4 network in CIDR form, `192.168.77.0/24`; no bit is set behind its length."""
+
+    __slots__ = ()
+
+    @property
+    def bits(self) -> int:
+        """The length of the prefix."""
+        return int(self.partition("/")[2])
+
+    @property
+    def first(self) -> int:
+        """The network's own address, as a number."""
+        return ipv4_number(self.partition("/")[0])
+
+    @property
+    def size(self) -> int:
+        """How many addresses it has."""
+        return 1 << (32 - self.bits)
+
+    def address(self, index: int) -> str:
+        """The address at an index; -1 is the broadcast address."""
+        return ipv4_text(self.first + index % self.size)
+
+    def overlaps(self, other: Ipv4Network) -> bool:
+        """Whether any address is in both."""
+        shift = 32 - min(self.bits, other.bits)
+        return self.first >> shift == other.first >> shift
+
+
 class VmName(str):
     """A machine's name: safe as one path component and inside a QEMU option string."""
 
@@ -184,10 +213,14 @@ def parse_guest_slot(text: str) -> GuestSlot:
 
 def parse_size(text: str) -> Size:
     """`8G`, `512M`, `1024K`, `8GiB`, `512B`: always powers of 1024, as QEMU reads them."""
-    match = re.fullmatch(_SIZE, text.strip())
-    if not match:
+    text = text.strip()
+    digits = text.rstrip("BKMGTi")
+    unit = text[len(digits):]
+    letter = unit[:1]
+    known = unit == "B" or (letter in _UNITS and unit[1:] in ("", "B", "iB"))
+    if not known or not _is_number(digits, 12):
         raise ValueError("a size with a unit like 8G or 512M")
-    return Size(int(match[1]) * (_UNITS[match[2]] if match[2] else 1))
+    return Size(int(digits) * _UNITS.get(letter, 1))
 
 
 def parse_duration(text: str) -> Duration:
@@ -211,9 +244,42 @@ def parse_mac(text: str) -> MacAddress:
     return MacAddress(mac)
 
 
+def parse_ipv4_network(text: str) -> Ipv4Network:
+    """`192.168.77.0/24` → Ipv4Network; at least 8 addresses, and no bit behind the length."""
+    match = re.fullmatch(_NETWORK, text.strip())
+    parts = [int(part) for part in match.groups()] if match else [256] * 5
+    if max(parts[:4]) > 255 or not 8 <= parts[4] <= 29:
+        raise ValueError("an IPv4 network like 192.168.77.0/24 (/8 to /29)")
+    network = Ipv4Network(".".join(str(p) for p in parts[:4]) + f"/{parts[4]}")
+    if network.first % network.size:
+        first = ipv4_text(network.first - network.first % network.size)
+        raise ValueError(f"a network by its first address, like {first}/{parts[4]}")
+    return network
+
+
+def ipv4_number(text: str) -> int:
+    """`10.0.2.3` → a number; -1 for what is no IPv4 address."""
+    parts = text.split(".")
+    if len(parts) != 4 or not all(p.isascii() and p.isdigit() and len(p) < 4 for p in parts):
+        return -1
+    numbers = [int(part) for part in parts]
+    return int.from_bytes(bytes(numbers), "big") if max(numbers) < 256 else -1
+
+
+def ipv4_text(number: int) -> str:
+    """A number → `10.0.2.3`."""
+    return ".".join(str(byte) for byte in number.to_bytes(4, "big"))
+
+
+def _is_number(text: str, most: int) -> bool:
+    """Whether it is 1 to `most` decimal digits."""
+    return text.isascii() and text.isdigit() and len(text) <= most
+
+
 def parse_vm_name(text: str) -> VmName:
     """Letters, digits, space and `._+-`, at most 63, not starting with a sign or dot."""
-    if not re.fullmatch(_NAME, text) or text != text.strip():
+    fits = text.isascii() and text[:1].isalnum() and len(text) <= 63 and text == text.strip()
+    if not fits or not all(c.isalnum() or c in _SIGNS for c in text):
         raise ValueError("a name of letters, digits, spaces and . _ + - (at most 63)")
     return VmName(text)
 
@@ -222,11 +288,10 @@ def parse_cpu_set(text: str) -> CpuSet:
     """`0,4-6` → CpuSet; an empty list, a falling range or a number over 8191 is refused."""
     cpus: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(_CPU_RANGE, part)
-        if not match:
+        ends = part.strip().split("-")
+        if len(ends) > 2 or not all(_is_number(end, 6) for end in ends):
             raise ValueError("a CPU list like 0,4 or 2-5")
-        first = int(match[1])
-        last = int(match[2] or first)
+        first, last = int(ends[0]), int(ends[-1])
         if last < first or last > _MAX_CPU:
             raise ValueError(f"a CPU list like 0,4 or 2-5, rising, none over {_MAX_CPU}")
         cpus.update(range(first, last + 1))

@@ -20,6 +20,7 @@ _KINDS = {  # kind → where it is, below the function's directory
     "net": ("net/*", "virtio*/net/*"),
     "block": ("nvme/nvme*/nvme*n*", "virtio*/block/*"),
 }
+_PATIENCE = 4.0  # times the settling time: drivers probe codecs and namespaces after they bound
 
 
 def read_kinds(host: Host, address: PciAddress) -> list[str]:
@@ -37,13 +38,15 @@ def check_carried(host: Host, address: PciAddress, kinds: list[str]) -> None:
         there = read_kinds(host, address)
         return [kind for kind in kinds if kind not in there]
 
-    if not sysfs.wait_until(host, lambda: not missing()) and (gone := missing()):
+    what = f"what {address} has carried"
+    back = sysfs.wait_until(host, lambda: not missing(), what, times=_PATIENCE)
+    if not back and (gone := missing()):
         driver = device.read_driver(host, address)
         folder = f"/sys/bus/pci/drivers/{driver}"
         raise HostError(
             Problem(
                 f"the device is on {driver} again, but did not bring back its {', '.join(gone)}",
-                where=address, found=f"none within {host.settle:g} s",
+                where=address, found=f"none within {host.settle * _PATIENCE:g} s",
                 hint=f"dmesg | grep {address}; a second bind may help: "
                 f"echo {address} > {folder}/unbind; echo {address} > {folder}/bind",
             )

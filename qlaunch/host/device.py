@@ -45,6 +45,7 @@ def read_state(host: Host, address: PciAddress) -> Captured:
             "override": None if override in NO_OVERRIDE else override,
             "control": sysfs.read_text(path / "power/control"),
             "group": read_group(host, address),
+            "physfn": read_physfn(host, address),
         }
 
     state: Captured = sysfs.guarded_read(host, read, f"reading {address}")
@@ -64,17 +65,53 @@ def read_id(host: Host, address: PciAddress) -> tuple[str, str]:
 def is_alive(host: Host, address: PciAddress) -> bool:
     """Whether config space answers: all ones is a device that fell off the bus.
 
-    The kernel's `vendor` file is a cached value and says nothing. Reading resumes the device.
+    The kernel's `vendor` file is a cached value and says nothing. Reading resumes the device. The
+    ids of a virtual function are all ones at all times (PCI Express, 9.3.4.1): its class tells.
     """
 
     def read() -> bool:
-        with (pci_path(host, address) / "config").open("rb", buffering=0) as file:
-            return file.read(4) not in (DEAD, b"")
+        path = pci_path(host, address)
+        with (path / "config").open("rb", buffering=0) as file:
+            head = file.read(12)
+        ident = head[8:] if (path / "physfn").is_symlink() else head[:4]
+        return ident not in (DEAD, b"")
 
     try:
         return bool(sysfs.guarded_read(host, read, f"reading config space of {address}"))
     except OSError:
         return False
+
+
+def read_physfn(host: Host, address: PciAddress) -> str | None:
+    """The physical function of a virtual one; None for every other device."""
+    return sysfs.read_link_name(pci_path(host, address) / "physfn")
+
+
+def is_switched_off(host: Host, address: PciAddress, physfn: str | None) -> bool:
+    """Whether a virtual function went with the others of its physical one, which is there: then
+    nothing of it can or need be put back. `physfn` is as it was read before."""
+    return physfn is not None and not pci_path(host, address).exists() and (
+        pci_path(host, PciAddress(physfn)).exists()
+    )
+
+
+def check_no_functions(host: Host, address: PciAddress) -> None:
+    """A physical function without its driver may take its virtual ones away, or wait for those
+    that have them open, so it is left alone while they are on. Raises HostError."""
+    path = pci_path(host, address) / "sriov_numvfs"
+    if not path.exists():
+        return
+    found = sysfs.guarded_read(host, lambda: sysfs.read_number(path), f"reading {address}")
+    if found:
+        raise HostError(
+            Problem(f"the device has {found} virtual functions switched on", where=address,
+                    hint=f"echo 0 > /sys/bus/pci/devices/{address}/sriov_numvfs, when none is used")
+        )
+
+
+REVIVED = (  # a hint, for a device that does not answer
+    "suspend and resume, or a cold restart of the host, brings such a card back"
+)
 
 
 def check_present(host: Host, address: PciAddress) -> None:
@@ -108,16 +145,22 @@ def check_group_free(host: Host, group: int) -> None:
         refused.clear()
         return True
 
-    sysfs.wait_until(host, is_free)
+    sysfs.wait_until(host, is_free, f"the last user of {node} to let go")
     if refused:
-        raise HostError(_not_free(node, refused[-1]))
+        raise HostError(_not_free(host, group, node, refused[-1]))
 
 
-def _not_free(node: Path, error: OSError) -> Problem:
+def _not_free(host: Host, group: int, node: Path, error: OSError) -> Problem:
     if error.errno == errno.EBUSY:
+        from qlaunch.host.openers import vfio_openers
+
+        who = vfio_openers(host, group)
         return Problem(
             "the device is still in use: its IOMMU group is open",
             where=str(node),
-            hint=f"see who has it with: fuser -v {node}",
+            found="; ".join(who),
+            hint="end what has it open, then repeat this" if who
+            else f"see who has it with: fuser -v {node}",
         )
-    return Problem("cannot tell whether the device is free", str(node), found=str(error))
+    return Problem("cannot tell whether the device is free", str(node), found=str(error),
+                   hint=f"see who has it with: sudo fuser -v {node}")

@@ -33,8 +33,17 @@ class Door(Protocol):
     def try_open(self, path: Path) -> None:
         """Open and close a device node. Raises the kernel's OSError (EBUSY: somebody has it)."""
 
-    def run(self, argv: Sequence[str]) -> Done:
-        """Run a tool (modprobe) to its end."""
+    def mkdir(self, path: Path) -> None:
+        """mkdir(2) where the kernel makes the files in it (control groups)."""
+
+    def rmdir(self, path: Path) -> None:
+        """rmdir(2) of such a directory. Raises the kernel's OSError (EBUSY: not empty)."""
+
+    def run(self, argv: Sequence[str], stdin: str = "", *, daemon: bool = False) -> Done:
+        """Run a tool (modprobe, nft) to its end, or a daemon that detaches itself."""
+
+    def send_signal(self, pid: int, number: int) -> None:
+        """Send a signal. Raises ProcessLookupError."""
 
 
 class Net(Protocol):
@@ -61,6 +70,13 @@ class Host(Struct, frozen=True, kw_only=True):
     def path(self, relative: str) -> Path:
         """`relative` (without a leading slash) below the root."""
         return self.root / relative
+
+
+def telling(say: Callable[[str], None]) -> Host:
+    """The running host, whose waits are told as a line each."""
+    return Host(on_wait=lambda what, seconds: say(
+        f"still waiting for the kernel: {what} ({seconds:.0f} s)"
+    ))
 
 
 class Handler(Protocol[S_contra]):

@@ -32,7 +32,7 @@ class ReserveHugePagesHandler:
         return {"nr": _persistent(pool), "free": _free(pool)}
 
     def apply(self, host: Host, step: ReserveHugePages, captured: Captured) -> None:
-        """Raise the pool until `count` pages are free.
+        """Raise the pool until `count` pages are free, with memory compacted when it falls short.
 
         Raises HostError when the kernel gives fewer; those that it gave are put back by `undo`.
         """
@@ -44,6 +44,8 @@ class ReserveHugePagesHandler:
         before = _persistent(pool)
         del captured["raised"]  # not known until the kernel is done
         _write(host, pool, before + missing)
+        if _free(pool) < step.count and _compact(host, step):
+            _write(host, pool, before + missing)
         captured["raised"] = max(0, _persistent(pool) - before)
         if _free(pool) < step.count:
             raise HostError(
@@ -51,8 +53,8 @@ class ReserveHugePagesHandler:
                     "the kernel has not enough contiguous memory for the huge pages",
                     where=str(pool),
                     found=f"{_free(pool)} of {step.count} pages of {step.size >> 10} KiB",
-                    hint="echo 1 > /proc/sys/vm/compact_memory and try again, or reserve them at "
-                    f"boot: hugepagesz={step.size >> 10}K hugepages={step.count}",
+                    hint="memory has been compacted; end what uses much of it, or reserve the "
+                    f"pages at boot: hugepagesz={step.size >> 10}K hugepages={step.count}",
                 )
             )
 
@@ -102,11 +104,28 @@ def _free(pool: Path) -> int:
     return (sysfs.read_number(pool / "free_hugepages") or 0) - promised
 
 
+def _compact(host: Host, step: ReserveHugePages) -> bool:
+    """Have the kernel move what can be moved together (vm.compact_memory): harms nobody."""
+    node = step.node
+    path = host.path(
+        "proc/sys/vm/compact_memory" if node is None
+        else f"sys/devices/system/node/node{node}/compact"
+    )
+    if not path.exists():
+        return False
+    try:
+        sysfs.guarded_write(host, path, "1", "compacting memory")
+    except OSError:
+        return False
+    return True
+
+
 def _write(host: Host, pool: Path, count: int) -> None:
     path = pool / "nr_hugepages"
     try:  # compaction for many pages takes its time
         sysfs.guarded_write(host, path, str(count), f"setting {path} to {count}")
     except OSError as error:
         raise HostError(
-            Problem(f"the pool cannot be set to {count} pages", str(path), found=str(error))
+            Problem(f"the pool cannot be set to {count} pages", str(path), found=str(error),
+                    hint=sysfs.way_on(error))
         ) from error

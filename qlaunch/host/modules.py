@@ -19,7 +19,7 @@ class LoadModuleHandler:
         """Raises HostError with modprobe's own words when the module does not load."""
         if captured["loaded"]:
             return
-        done = sysfs.door(host).run(["modprobe", "--", step.module])
+        done = sysfs.run(host, ["modprobe", "--", step.module])
         if done.code != 0:
             words = done.err.strip().splitlines()
             raise HostError(

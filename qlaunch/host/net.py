@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from typing import Any
 
 from qlaunch.errors import HostError, Problem
 from qlaunch.host.handler import Captured, Host, Net
 from qlaunch.plan.steps import MakeBridge
 
+_LINKS = "ip link lists what is there"
 MAX_MTU = 65521  # a tap's limit (drivers/net/tun.c MAX_MTU less the Ethernet header)
 
 
 def preload() -> None:
-    """Import pyroute2 in this process."""
-    import pyroute2  # noqa: F401
+    """Import in this process what of pyroute2 talks to links."""
+    from qlaunch.host.lean import prepare
+
+    prepare("pyroute2")
+    import pyroute2.iproute  # noqa: F401
 
 
 def attach_tap(host: Host, ifname: str, bridge: str, mtu: int | None = None) -> None:
     """Plug a tap into a bridge and bring it up. Raises HostError when the bridge is not there.
 
-    Without `mtu` the tap gets the bridge's: a smaller one would lower the whole bridge's
-    (net/bridge/br_if.c br_mtu_auto_adjust).
+    The tap gets the bridge's MTU, or `mtu` when that is larger: a smaller one would lower the whole
+    bridge's (net/bridge/br_if.c br_mtu_auto_adjust).
     """
-    _net(host).call("attach", ifname=ifname, bridge=bridge, mtu=mtu)
+    net_of(host).call("attach", ifname=ifname, bridge=bridge, mtu=mtu)
 
 
 class MakeBridgeHandler:
@@ -36,9 +41,12 @@ class MakeBridgeHandler:
 
     def capture(self, host: Host, step: MakeBridge) -> Captured:
         """Whether it is there, and the MAC address by which ours will be known again."""
-        found = _net(host).call("find", name=step.name)
+        found = net_of(host).call("find", name=step.name)
         if found["exists"] and not found["bridge"]:
-            raise HostError(Problem("a link of this name is there and is no bridge", step.name))
+            raise HostError(Problem("a link of this name is there and is no bridge", step.name,
+                                    hint=_shown(step.name)))
+        if found["exists"] and step.address:
+            raise taken(step.name)
         tail = ":".join(f"{byte:02x}" for byte in os.urandom(5))
         return {"existed": found["exists"], "mac": f"02:{tail}"}
 
@@ -48,7 +56,9 @@ class MakeBridgeHandler:
         One that another start made since `capture` is that start's, as if it had been there.
         """
         if not captured["existed"]:
-            answer = _net(host).call("make", name=step.name, mac=captured["mac"])
+            answer = net_of(host).call(
+                "make", name=step.name, mac=captured["mac"], address=step.address, mtu=step.mtu
+            )
             captured["existed"] = answer["existed"]
 
     def undo(self, host: Host, step: MakeBridge, captured: Captured) -> str | None:
@@ -58,7 +68,7 @@ class MakeBridgeHandler:
         """
         if captured["existed"]:
             return None
-        answer = _net(host).call("remove", name=step.name, mac=captured["mac"])
+        answer = net_of(host).call("remove", name=step.name, mac=captured["mac"])
         if answer["ports"]:
             return f"the bridge {step.name} stays: {', '.join(answer['ports'])} still uses it"
         return f"the bridge {step.name} is removed" if answer["removed"] else None
@@ -68,8 +78,9 @@ class Links:
     """Requests carried out in this process."""
 
     def call(self, verb: str, **arguments: Any) -> Captured:
-        """find, make, remove, attach. Raises HostError with the kernel's reason."""
-        from pyroute2 import IPRoute
+        """A request by name, `find` for `_find`. Raises HostError with the kernel's reason."""
+        preload()
+        from pyroute2.iproute import IPRoute
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
@@ -78,7 +89,7 @@ class Links:
                 return answer
         except NetlinkError as error:
             where = str(arguments.get("name") or arguments.get("ifname"))
-            hint = "this needs root" if error.code == errno.EPERM else ""
+            hint = "this needs root" if error.code == errno.EPERM else _shown(where)
             found = os.strerror(error.code)
             raise HostError(Problem(f"cannot {verb} the link", where, found, hint=hint)) from error
 
@@ -88,21 +99,29 @@ class Links:
             return {"exists": False, "bridge": False}
         return {"exists": True, "bridge": _kind(link) == "bridge"}
 
-    def _make(self, ip: Any, name: str, mac: str) -> Captured:
+    def _make(
+        self, ip: Any, name: str, mac: str, address: str = "", mtu: int | None = None
+    ) -> Captured:
         from pyroute2.netlink.exceptions import NetlinkError
 
+        if address:
+            _check_free(ip, address)
         try:
             ip.link(
                 "add", ifname=name, kind="bridge", address=mac,
                 br_stp_state=0, br_forward_delay=0,  # a port forwards at once
+                **({"mtu": mtu} if mtu else {}),
             )
         except NetlinkError as error:
-            if error.code != errno.EEXIST or not self._find(ip, name)["bridge"]:
+            if error.code != errno.EEXIST or address or not self._find(ip, name)["bridge"]:
                 raise
             return {"existed": True}
         link = _link(ip, name)
         if link is None or link.get("address") != mac:
-            raise HostError(Problem("the bridge did not appear", where=name))
+            raise HostError(Problem("the bridge did not appear", where=name, hint=_shown(name)))
+        if address:
+            host, _, bits = address.partition("/")
+            ip.addr("add", index=link["index"], address=host, prefixlen=int(bits))
         ip.link("set", index=link["index"], state="up")
         return {"existed": False}
 
@@ -115,6 +134,63 @@ class Links:
             ip.link("del", index=link["index"])
         return {"removed": not ports, "ports": ports}
 
+    def _make_macvtap(
+        self, ip: Any, name: str, parent: str, mode: str, mac: str | None, mtu: int | None
+    ) -> Captured:
+        lower = _link(ip, parent)
+        if lower is None:
+            raise HostError(Problem("this host has no such link", where=parent, hint="ip link"))
+        more = {key: value for key, value in (("address", mac), ("mtu", mtu)) if value}
+        ip.link(
+            "add", ifname=name, kind="macvtap", link=lower["index"], macvtap_mode=mode, **more
+        )
+        link = _link(ip, name)
+        if link is None:
+            raise HostError(Problem("the macvtap did not appear", where=name, hint=_shown(name)))
+        ip.link("set", index=link["index"], state="up")
+        return {"index": link["index"]}
+
+    def _remove_macvtap(self, ip: Any, name: str, parent: str) -> Captured:
+        link, lower = _link(ip, name), _link(ip, parent)
+        # With the parent the macvtap has gone too; another link of that name is not ours.
+        ours = link is not None and lower is not None and _kind(link) == "macvtap" and (
+            link.get("link") == lower["index"]
+        )
+        if ours:
+            ip.link("del", index=link["index"])
+        return {"removed": ours}
+
+    def _vf(self, ip: Any, ifname: str, number: int) -> Captured:
+        """MAC address and VLAN of a virtual function, from its physical one's link."""
+        link = _link(ip, ifname)
+        # 1 is RTEXT_FILTER_VF: without it the kernel leaves virtual functions out.
+        found = ip.link("get", index=link["index"], ext_mask=1)[0] if link else None
+        listed = found.get_attr("IFLA_VFINFO_LIST") if found else None
+        for one in listed.get_attrs("IFLA_VF_INFO") if listed else ():
+            mac, vlan = one.get_attr("IFLA_VF_MAC"), one.get_attr("IFLA_VF_VLAN")
+            if mac["vf"] == number:
+                return {"mac": mac["mac"], "vlan": vlan["vlan"] if vlan else 0}
+        raise HostError(Problem(f"the link has no virtual function {number}", where=ifname,
+                                hint=_shown(ifname)))
+
+    def _set_vf(
+        self, ip: Any, ifname: str, number: int, mac: str | None, vlan: int | None
+    ) -> Captured:
+        """Set what is not None, and look whether the driver took it."""
+        link = _link(ip, ifname)
+        if link is None:
+            raise HostError(Problem("the link is gone", where=ifname, hint=_LINKS))
+        wanted = {k: v for k, v in (("mac", mac), ("vlan", vlan)) if v is not None}
+        for key, value in wanted.items():
+            ip.link("set", index=link["index"], vf={"vf": number, key: value})
+        found = self._vf(ip, ifname, number)
+        wrong = {k: found[k] for k, v in wanted.items() if found[k] != v}
+        if wrong:
+            raise HostError(Problem(f"the driver did not take it for virtual function {number}",
+                                    ifname, str(wrong), str(wanted), _by_hand(
+                                        ifname, number, wanted)))
+        return {}
+
     def _attach(self, ip: Any, ifname: str, bridge: str, mtu: int | None) -> Captured:
         master, tap = _link(ip, bridge), _link(ip, ifname)
         if master is None or _kind(master) != "bridge":
@@ -122,15 +198,57 @@ class Links:
             hint = "make_bridge = true makes it, or: ip link add NAME type bridge"
             raise HostError(Problem(f"the bridge {bridge} {problem}", where=bridge, hint=hint))
         if tap is None:
-            raise HostError(Problem("the tap is gone", where=ifname))
-        size = min(mtu or master.get("mtu"), MAX_MTU)
+            raise HostError(Problem("the tap is gone", where=ifname, hint=_LINKS))
+        size = min(max(mtu or 0, master.get("mtu")), MAX_MTU)
         ip.link("set", index=tap["index"], mtu=size)
         ip.link("set", index=tap["index"], master=master["index"])
         ip.link("set", index=tap["index"], state="up")
         return {}
 
 
-def _net(host: Host) -> Net:
+def _check_free(ip: Any, address: str) -> None:
+    """Raises HostError when any link has an address of that network."""
+    wanted = _bits(*address.split("/"))
+    for one in ip.get_addr(family=socket.AF_INET):
+        theirs = _bits(one.get("address"), one["prefixlen"])
+        length = min(len(wanted), len(theirs))
+        if wanted[:length] == theirs[:length]:
+            raise HostError(
+                Problem(
+                    f"the network of {address} is in use", where=one.get("label") or "",
+                    found=f"{one.get('address')}/{one['prefixlen']}",
+                    hint="start again: another network is chosen, unless the profile names one",
+                )
+            )
+
+
+def _bits(address: str, length: str | int) -> str:
+    """The leading bits of an IPv4 address as text."""
+    number = int.from_bytes(socket.inet_aton(address), "big")
+    return f"{number:032b}"[: int(length)]
+
+
+def taken(name: str) -> HostError:
+    """For a name that is a machine's own, and that something has."""
+    return HostError(
+        Problem(
+            "a link of this name is there already", where=name,
+            hint=f"nothing that runs should have it: ip link delete {name}",
+        )
+    )
+
+
+def _shown(name: str) -> str:
+    return f"ip -d link show {name} tells what is there"
+
+
+def _by_hand(ifname: str, number: int, wanted: dict[str, Any]) -> str:
+    words = " ".join(f"{key} {value}" for key, value in wanted.items())
+    return f"try it by hand: sudo ip link set {ifname} vf {number} {words}"
+
+
+def net_of(host: Host) -> Net:
+    """The host's door to links, or pyroute2 in this process."""
     return host.net or Links()
 
 

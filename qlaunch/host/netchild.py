@@ -1,6 +1,6 @@
 """A forked helper that talks to network links for the launcher.
 
-Importing pyroute2 takes 0.12 s and 20 MiB, which the launcher does not want to wait for or to carry
+Importing pyroute2 takes 70 ms and 15 MiB, which the launcher does not want to wait for or to carry
 while a guest runs: the helper imports it while other work goes on, serves requests over a socket
 pair and takes the memory with it when it ends. Little is imported here, so that it can be started
 before anything else.
@@ -8,16 +8,16 @@ before anything else.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import socket
+import sys
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from qlaunch import children
-from qlaunch.errors import HostError, Problem, StuckError
+from qlaunch.errors import KERNEL_LOG, HostError, Problem, StuckError
 
 _MESSAGE = 1 << 16
 
@@ -44,6 +44,8 @@ class NetChild:
 
     def call(self, verb: str, **arguments: object) -> dict[str, Any]:
         """See Net. After StuckError that helper is left alone; the next call has a new one."""
+        import json  # its two milliseconds are not every machine's
+
         self.start()
         assert self._socket is not None  # noqa: S101 - for the type checker
         with children.held_signals():
@@ -55,13 +57,15 @@ class NetChild:
                     self._socket.close()
                     self._socket = None
                     text = f"the network did not {verb} within {self.deadline:g} s"
-                    raise StuckError(Problem(text))
+                    raise StuckError(Problem(text, hint=KERNEL_LOG))
                 raw = self._socket.recv(_MESSAGE)
             except OSError:
                 raw = b""
         if not raw:
             self.close()
-            raise HostError(Problem("the network helper ended unexpectedly"))
+            raise HostError(Problem(
+                "the network helper ended unexpectedly",
+                hint=f"{sys.executable} -c 'import pyroute2' tells whether it can work at all"))
         answer: dict[str, Any] = json.loads(raw)
         if "problem" in answer:
             raise HostError(Problem(*answer["problem"]))
@@ -81,6 +85,8 @@ class NetChild:
 def _serve(theirs: socket.socket) -> NoReturn:
     """The helper's life: until the other end closes, which a killed launcher does as well."""
     try:
+        import json
+
         for number in children.ENDING:
             signal.signal(number, signal.SIG_IGN)
         children.let_go(theirs.fileno())
@@ -95,7 +101,7 @@ def _serve(theirs: socket.socket) -> NoReturn:
             except HostError as error:
                 answer = {"problem": list(error.problems[0])}
             except Exception as error:
-                answer = {"problem": [f"cannot {verb} the link", "", str(error)]}
+                answer = {"problem": [f"cannot {verb} the link", "", str(error), "", KERNEL_LOG]}
             theirs.send(json.dumps(answer).encode())
     finally:
         os._exit(0)

@@ -69,7 +69,7 @@ def own_node(host: Host, node: Path, wanted: tuple[int, int, int], captured: Cap
     What a node that `capture` did not find looked like at first is added to `captured`. Raises
     HostError when it does not appear, is a link or directory, or does not change.
     """
-    if not sysfs.wait_until(host, lambda: os.path.lexists(node)):
+    if not sysfs.wait_until(host, lambda: os.path.lexists(node), f"{node} to appear"):
         raise HostError(
             Problem(
                 "the device node did not appear", where=str(node),
@@ -77,7 +77,7 @@ def own_node(host: Host, node: Path, wanted: tuple[int, int, int], captured: Cap
                 hint="is the device bound to its driver, and is devtmpfs mounted on /dev?",
             )
         )
-    sysfs.wait_until(host, lambda: _udev_is_done(host, node))
+    sysfs.wait_until(host, lambda: _udev_is_done(host, node), f"udev to finish with {node}")
     uid, gid, mode = wanted
     try:
         with open_node(node) as fd:
@@ -87,10 +87,13 @@ def own_node(host: Host, node: Path, wanted: tuple[int, int, int], captured: Cap
             found = os.fstat(fd)
     except OSError as error:
         raise HostError(
-            Problem(f"the node cannot be given to uid {uid}", str(node), found=str(error))
+            Problem(f"the node cannot be given to uid {uid}", str(node), found=str(error),
+                    hint=sysfs.way_on(error))
         ) from error
     if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != wanted:
-        raise HostError(Problem(f"the node was not given to uid {uid}", where=str(node)))
+        raise HostError(Problem(
+            f"the node was not given to uid {uid}", where=str(node),
+            hint=f"a udev rule may have set it anew: start again; ls -l {node} shows what is"))
 
 
 def disown_node(node: Path, captured: Captured) -> str | None:
@@ -104,7 +107,8 @@ def disown_node(node: Path, captured: Captured) -> str | None:
                 return None
             _change(fd, captured["uid"], captured["gid"], captured["mode"])
             if _remember(os.fstat(fd)) != captured:
-                raise HostError(Problem("owner and mode did not change back", where=str(node)))
+                raise HostError(Problem("owner and mode did not change back", where=str(node),
+                                        hint=_by_hand(node, captured)))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -112,9 +116,15 @@ def disown_node(node: Path, captured: Captured) -> str | None:
             Problem(
                 f"owner and mode cannot be put back to {captured['uid']}:{captured['gid']} "
                 f"{captured['mode']:04o}", where=str(node), found=str(error),
+                hint=_by_hand(node, captured),
             )
         ) from error
     return f"{node} belongs to uid {captured['uid']} again"
+
+
+def _by_hand(node: Path, captured: Captured) -> str:
+    owner = f"{captured['uid']}:{captured['gid']}"
+    return f"by hand: sudo chown {owner} {node} && sudo chmod {captured['mode']:o} {node}"
 
 
 @contextmanager
@@ -125,7 +135,8 @@ def open_node(node: Path) -> Iterator[int]:
         found = os.fstat(fd)
         # A second name of a plain file is how a user gets another's file into such a place.
         if stat.S_ISLNK(found.st_mode) or stat.S_ISDIR(found.st_mode) or found.st_nlink > 1:
-            raise HostError(Problem("this is not a device node", where=str(node)))
+            raise HostError(Problem("this is not a device node", where=str(node),
+                                    hint=f"ls -ld '{node}' shows what it is"))
         yield fd
     finally:
         os.close(fd)

@@ -11,8 +11,8 @@ import errno
 from contextlib import suppress
 from pathlib import Path
 
-from qlaunch.errors import HostError, Problem, StuckError
-from qlaunch.host import device, sysfs
+from qlaunch.errors import KERNEL_LOG, HostError, Problem, StuckError
+from qlaunch.host import console, device, rebar, sysfs
 from qlaunch.host.carried import check_carried, read_kinds
 from qlaunch.host.handler import Captured, Host
 from qlaunch.plan.steps import HoldPower, TakeDevice
@@ -34,7 +34,10 @@ class TakeDeviceHandler:
         """Identity, driver, override, runtime power control, group, and the kinds of nodes that
         the device carries. HostError when it is gone."""
         kinds = read_kinds(host, step.address)
-        return {**device.read_state(host, step.address), "kinds": kinds}
+        state = {**device.read_state(host, step.address), "kinds": kinds}
+        if step.console:
+            state["console"] = console.capture(host, step.address)
+        return {**state, **rebar.capture(host, step)} if step.rebar else state
 
     def apply(self, host: Host, step: TakeDevice, captured: Captured) -> None:
         """Bind the device to `step.driver`; a device that sits there already is kept.
@@ -45,16 +48,20 @@ class TakeDeviceHandler:
         """
         _check_identity(host, step.address, step.id, step.subsystem)
         if captured["driver"] == step.driver:
-            return
+            if not step.rebar:
+                return
+            _check_returnable(host, step.address, captured["group"])
         if not _driver_file(host, step.driver, "bind").exists():
             raise HostError(
-                Problem(
-                    f"the driver {step.driver} is not loaded", where=step.address,
-                    hint=f"modprobe {step.driver}",
-                )
+                Problem(f"the driver {step.driver} is not loaded", where=step.address,
+                        hint=f"modprobe {step.driver}")
             )
-        _set_override(host, step.address, step.driver)
+        device.check_no_functions(host, step.address)
+        if step.console:
+            console.release(host, step.address, captured["console"])
+        set_override(host, step.address, step.driver)
         _unbind(host, step.address)
+        rebar.apply(host, step, captured)
         _bind(host, step.address, step.driver)
 
     def undo(self, host: Host, step: TakeDevice, captured: Captured) -> str | None:
@@ -65,23 +72,29 @@ class TakeDeviceHandler:
         did not return. A device that somebody else gave to a third driver is left there.
         """
         address, before = step.address, captured["driver"]
+        if device.is_switched_off(host, address, captured.get("physfn")):
+            return f"{address} is gone: somebody switched the virtual functions off"
         _check_identity(host, address, captured["id"], captured["subsystem"])
         now = device.read_state(host, address)
         if now["driver"] == step.driver:
-            if step.return_to in (step.driver, "vfio-pci"):
-                return f"{address} stays on {step.driver}, as the profile says"
-            if before == step.driver and step.return_to == "auto":
-                return f"{address} stays on {step.driver}, as before"
-            _check_returnable(host, address, now["group"])
+            told = step.return_to in (step.driver, "vfio-pci") and ", as the profile says"
+            told = told or (before == step.driver and step.return_to == "auto" and ", as before")
+            if not told or rebar.is_changed(host, address, captured):
+                _check_returnable(host, address, now["group"])
+            if told:
+                _resize_back(host, address, step.driver, captured)
+                return f"{address} stays on {step.driver}{told}"
         named = step.return_to not in ("auto", step.driver, "vfio-pci")
         target = step.return_to if named else before
         if now["driver"] in (None, step.driver, target):
-            _give_back(host, address, target, captured["override"])
+            _give_back(host, address, target, captured)
             end = "without a driver, as before" if target is None else f"back on {target}"
         else:
             end = f"on {now['driver']}: somebody else bound it there"
         _restore_override(host, address, captured["override"])
         _restore_control(host, address, captured["control"])
+        if step.console:
+            console.restore(host, address, captured["console"])
         if before is not None and device.read_driver(host, address) == before:
             check_carried(host, address, captured.get("kinds", []))
         return f"{address} is {end}"
@@ -117,12 +130,13 @@ class HoldPowerHandler:
             sysfs.guarded_write(host, path, text, f"writing d3cold_allowed of {step.address}")
         except OSError as error:
             raise HostError(
-                Problem(f"d3cold_allowed cannot be set to {text}", step.address, found=str(error))
+                Problem(f"d3cold_allowed cannot be set to {text}", step.address, found=str(error),
+                        hint=sysfs.way_on(error))
             ) from error
         found = sysfs.read_text(path)
         if found != text:
             message = f"d3cold_allowed did not become {text}"
-            raise HostError(Problem(message, step.address, str(found)))
+            raise HostError(Problem(message, step.address, str(found), hint=KERNEL_LOG))
 
 
 def _check_identity(
@@ -151,19 +165,30 @@ def _check_returnable(host: Host, address: PciAddress, group: int | None) -> Non
             Problem(
                 "the device does not answer (config space reads all ones); left where it is",
                 where=address,
-                hint="suspend and resume, or a cold restart of the host, brings such a card back",
+                hint=device.REVIVED,
             )
         )
 
 
-def _give_back(host: Host, address: PciAddress, target: str | None, override: str | None) -> None:
-    if device.read_driver(host, address) == target:
+def _resize_back(host: Host, address: PciAddress, driver: str, captured: Captured) -> None:
+    if rebar.is_changed(host, address, captured):
+        _unbind(host, address)
+        rebar.restore(host, address, captured)
+        _bind(host, address, driver)
+
+
+def _give_back(host: Host, address: PciAddress, target: str | None, captured: Captured) -> None:
+    override = captured["override"]
+    if device.read_driver(host, address) == target and not rebar.is_changed(
+        host, address, captured
+    ):
         return
     # With an override that names another driver the wanted one would refuse (ENODEV), and one
     # that binds by override only would refuse without.
-    _set_override(host, address, override if override == target else None)
+    set_override(host, address, override if override == target else None)
     _unbind(host, address)
     try:
+        rebar.restore(host, address, captured)
         if target is not None:
             _bind_or_probe(host, address, target)
     except StuckError:
@@ -173,7 +198,8 @@ def _give_back(host: Host, address: PciAddress, target: str | None, override: st
             _restore_override(host, address, override)
         raise
     if not device.is_alive(host, address):
-        raise HostError(Problem("the device does not answer after its return", where=address))
+        raise HostError(Problem("the device does not answer after its return", where=address,
+                                hint=device.REVIVED))
 
 
 def _bind_or_probe(host: Host, address: PciAddress, target: str) -> None:
@@ -191,13 +217,15 @@ def _bind_or_probe(host: Host, address: PciAddress, target: str) -> None:
             raise
 
 
-def _set_override(host: Host, address: PciAddress, driver: str | None) -> None:
+def set_override(host: Host, address: PciAddress, driver: str | None) -> None:
+    """Write driver_override; None clears it. Raises HostError, StuckError."""
     path = device.pci_path(host, address) / "driver_override"
     try:  # driver_set_override takes the device lock: as patient as an unbind that hangs
         sysfs.guarded_write(host, path, driver or "", f"writing driver_override of {address}")
     except OSError as error:
         raise HostError(
-            Problem(f"driver_override cannot be set to {driver}", address, found=str(error))
+            Problem(f"driver_override cannot be set to {driver}", address, found=str(error),
+                    hint=sysfs.way_on(error))
         ) from error
 
 
@@ -211,11 +239,13 @@ def _unbind(host: Host, address: PciAddress) -> None:
     except OSError as error:
         if error.errno != errno.ENODEV:  # ENODEV: not bound to it any more
             raise HostError(
-                Problem(f"the device cannot be unbound from {driver}", address, found=str(error))
+                Problem(f"the device cannot be unbound from {driver}", address,
+                        found=str(error), hint=sysfs.way_on(error))
             ) from error
     left = device.read_driver(host, address)
     if left is not None:
-        raise HostError(Problem(f"the device is still bound to {left}", where=address))
+        raise HostError(Problem(f"the device is still bound to {left}", where=address,
+                                hint=KERNEL_LOG))
 
 
 def _bind(host: Host, address: PciAddress, driver: str) -> None:
@@ -241,10 +271,17 @@ def _not_bound(host: Host, address: PciAddress, driver: str, error: OSError | No
     )
 
 
+def bind_to(host: Host, address: PciAddress, driver: str) -> None:
+    """From whatever driver it is on to this one. Raises HostError, StuckError."""
+    if device.read_driver(host, address) != driver:
+        _unbind(host, address)
+        _bind(host, address, driver)
+
+
 def _restore_override(host: Host, address: PciAddress, before: str | None) -> None:
     now = device.read_state(host, address)["override"]
     if now != before:
-        _set_override(host, address, before)
+        set_override(host, address, before)
 
 
 def _restore_control(host: Host, address: PciAddress, before: str | None) -> None:
@@ -266,7 +303,7 @@ def release_device(host: Host, address: PciAddress, driver: str | None) -> str:
         _check_returnable(host, address, now["group"])
     elif now["driver"] is not None and driver in (None, now["driver"]):
         return f"{address} is on {now['driver']} already"
-    _set_override(host, address, None)
+    set_override(host, address, None)
     _unbind(host, address)
     if driver is not None:
         _bind(host, address, driver)

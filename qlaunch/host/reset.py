@@ -28,14 +28,22 @@ class ResetDevicesHandler:
         """Each function's reset_method text; None where there is no such file."""
         for address in step.addresses:
             device.check_present(host, address)
-        return {"methods": {str(a): _read_methods(host, a) for a in step.addresses}}
+        state: Captured = {
+            "methods": {str(a): _read_methods(host, a) for a in step.addresses},
+            "physfn": {str(a): device.read_physfn(host, a) for a in step.addresses},
+        }
+        if step.method == "rescan":
+            from qlaunch.host import rescan
+
+            state["rescan"] = rescan.capture(host, step)
+        return state
 
     def apply(self, host: Host, step: ResetDevices, captured: Captured) -> None:
-        """Set the named method; "auto" and "none" write nothing.
+        """Set the named method; "auto", "none" and "rescan" write nothing.
 
         Raises HostError with what the kernel allows when it refuses the method.
         """
-        if step.method in ("auto", "none"):
+        if step.method in ("auto", "none", "rescan"):
             return
         for address in step.addresses:
             _set_method(host, address, step.method, captured["methods"][address])
@@ -46,15 +54,21 @@ class ResetDevicesHandler:
         Raises HostError when a group is in use (nothing was written) or when a function did not
         reset or does not answer; the others were reset all the same and all lists restored.
         """
-        resets = [] if step.method == "none" else [
-            a for a in step.addresses if _is_ours(host, a)
+        told: list[str] = []
+        physfn = captured.get("physfn", {})
+        there = [a for a in step.addresses if not device.is_switched_off(host, a, physfn.get(a))]
+        if step.method == "rescan":
+            from qlaunch.host import rescan
+
+            told += filter(None, [rescan.rescan(host, step, captured["rescan"])])
+        resets = [] if step.method in ("none", "rescan") else [
+            a for a in there if _is_ours(host, a)
         ]
-        groups = {device.read_group(host, a) for a in step.addresses if a in resets}
+        groups = {device.read_group(host, a) for a in resets}
         for group in sorted(g for g in groups if g is not None):
             device.check_group_free(host, group)
         problems: list[Problem] = []
-        told: list[str] = []
-        for address in step.addresses:
+        for address in there:
             try:
                 if address in resets:
                     told.append(_reset(host, address))
@@ -80,14 +94,15 @@ def _reset(host: Host, address: PciAddress) -> str:
         except OSError as error:
             if error.errno != errno.ENOTTY:
                 raise HostError(
-                    Problem("the device could not be reset", where=address, found=str(error))
+                    Problem("the device could not be reset", where=address, found=str(error),
+                            hint=sysfs.way_on(error))
                 ) from error
     if not device.is_alive(host, address):
         raise HostError(
             Problem(
                 "the device does not answer after its reset", where=address,
                 found="config space reads all ones",
-                hint="suspend and resume, or a cold restart of the host, brings such a card back",
+                hint=device.REVIVED,
             )
         )
     return f"{address}: {outcome}" if outcome == NO_METHOD else f"{address} {outcome}"
@@ -140,5 +155,6 @@ def _restore(host: Host, address: PciAddress, before: str | None) -> None:
             _write_method(host, address, " ".join(m for m in before.split() if m in allowed))
     except OSError as error:
         raise HostError(
-            Problem(f"reset_method cannot be put back to {before!r}", address, found=str(error))
+            Problem(f"reset_method cannot be put back to {before!r}", address, found=str(error),
+                    hint=sysfs.way_on(error))
         ) from error

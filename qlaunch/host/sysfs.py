@@ -8,6 +8,7 @@ long as a hung unbind holds it, so everything about a PCI device goes through `c
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qlaunch import children
+from qlaunch.errors import KERNEL_LOG
 from qlaunch.host.handler import Door, Host
 
 EMPTY = "\n"
@@ -39,17 +41,53 @@ class Kernel:
         """Open read-write and close again. Raises OSError."""
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
 
-    def run(self, argv: Sequence[str]) -> children.Done:
+    def mkdir(self, path: Path) -> None:
+        """mkdir(2)."""
+        path.mkdir(mode=0o755)
+
+    def rmdir(self, path: Path) -> None:
+        """rmdir(2)."""
+        path.rmdir()
+
+    def run(
+        self, argv: Sequence[str], stdin: str = "", *, daemon: bool = False
+    ) -> children.Done:
         """See `children.run_child`."""
-        return children.run_child(argv)
+        return children.run_child(argv, stdin=stdin, daemon=daemon)
+
+    def send_signal(self, pid: int, number: int) -> None:
+        """kill(2)."""
+        os.kill(pid, number)
 
 
 KERNEL = Kernel()
 
 
+def way_on(error: OSError) -> str:
+    """The hint for a file of the kernel's (or a node) that could not be changed."""
+    if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0:
+        return "this needs root: sudo qlaunch …"
+    if error.errno == errno.EROFS:
+        return "a container has it read-only; findmnt -T shows how it is mounted"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "df -h and df -i show what is full"
+    return KERNEL_LOG
+
+
 def door(host: Host) -> Door:
     """The host's door, or the real one."""
     return host.door or KERNEL
+
+
+def run(
+    host: Host, argv: Sequence[str], stdin: str = "", *, daemon: bool = False
+) -> children.Done:
+    """Run a tool through the door, and tell when it takes its time (modprobe of a card's driver).
+
+    Raises HostError when it is missing or does not end."""
+    if host.door is not None:
+        return host.door.run(argv, stdin, daemon=daemon)
+    return children.run_child(argv, stdin=stdin, daemon=daemon, on_wait=host.on_wait)
 
 
 def read_text(path: Path) -> str | None:
@@ -100,11 +138,19 @@ def guarded_read(host: Host, read: Callable[[], Any], what: str) -> Any:
     return json.loads(answer)
 
 
-def wait_until(host: Host, ready: Callable[[], bool]) -> bool:
-    """Look until `ready` or until the host's settling time has passed; say which."""
-    end = time.monotonic() + host.settle
+def wait_until(
+    host: Host, ready: Callable[[], bool], what: str = "", *, times: float = 1.0
+) -> bool:
+    """Look until `ready` or until the host's settling time (`times` it) has passed; say which.
+    `what` is told when it takes over a second."""
+    start = time.monotonic()
+    tell = host.on_wait if what else None
     while not ready():
-        if time.monotonic() >= end:
+        passed = time.monotonic() - start
+        if passed >= host.settle * times:
             return False
+        if tell is not None and passed >= children.PROGRESS_FIRST:
+            tell(what, passed)
+            tell = None
         time.sleep(POLL)
     return True

@@ -15,7 +15,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 from qlaunch.children import ENDING, held_signals
 from qlaunch.errors import HostError, NotRestoredError, Problem, QlaunchError, StuckError
 from qlaunch.host.handler import Captured, Handler, Host
-from qlaunch.plan.steps import Step, devices_of
+from qlaunch.plan.steps import (
+    LoadModule,
+    MakeBridge,
+    MakeCgroup,
+    MakeMacvtap,
+    Step,
+    devices_of,
+)
 from qlaunch.run.journal import Applied, Failed, Intent, Record, Stuck, Undoing, Undone
 
 
@@ -95,11 +102,13 @@ class Engine:
         handlers: Mapping[type, Handler[Any]],
         records: Sequence[Record],
         report: Callable[[Event], None] | None = None,
+        only: Callable[[Step], bool] | None = None,
     ) -> Engine:
         """An engine that holds what a journal's run has not undone: call `undo_all` on it.
 
         Stuck and failed undos are tried again. What `apply` noted is used only when no undo of
-        that step was begun: one that was cut short may have been done already.
+        that step was begun: one that was cut short may have been done already. With `only` it
+        holds those steps alone, and may apply others beside what the journal's run has done.
         """
         engine = cls(host, journal, handlers, report)
         entries: dict[int, _Entry] = {}
@@ -112,9 +121,24 @@ class Engine:
                 entries[record.k].captured = dict(entries[record.k].first)
             elif isinstance(record, Undone):
                 entries.pop(record.k, None)
-        engine._entries = sorted(entries.values(), key=lambda e: e.k)
-        engine._next = max(entries, default=-1) + 1
+        engine._entries = [
+            e for _, e in sorted(entries.items()) if only is None or only(e.step)
+        ]
+        engine._next = max((r.k for r in records if isinstance(r, Intent)), default=-1) + 1
         return engine
+
+    def catch_up(self, records: Sequence[Record]) -> None:
+        """Learn what others have written to our journal: `detach` undoes a device's steps while
+        its guest runs, `attach` adds new ones (run/plugging.py)."""
+        undone = {r.k for r in records if isinstance(r, Undone)}
+        begun = {r.k for r in records if isinstance(r, Undoing)}
+        self._entries = [e for e in self._entries if e.k not in undone]
+        for entry in self._entries:
+            if entry.k in begun:
+                entry.captured = dict(entry.first)
+        others = Engine.resume(self.host, self._journal, self._handlers, records)
+        self._entries += [e for e in others._entries if e.k >= self._next]
+        self._next = max(self._next, others._next)
 
     @property
     def pending(self) -> tuple[Step, ...]:
@@ -223,6 +247,13 @@ class Engine:
             self._tell(kind, step, text)
 
 
+def is_own(step: Step) -> bool:
+    """Whether no other machine's step can be in its way, so that it needs no host lock."""
+    if isinstance(step, MakeCgroup):
+        return not step.enable
+    return isinstance(step, MakeBridge | MakeMacvtap | LoadModule)
+
+
 def _find_stuck(error: BaseException | None) -> StuckError | None:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -243,7 +274,8 @@ def _explain(step: Step, error: BaseException, verb: str = "") -> tuple[Problem,
     if isinstance(error, KeyboardInterrupt):
         return (Problem(f"interrupted before this was done: {step}", found=str(error)),)
     found = str(error) or type(error).__name__
-    return (Problem(headline, where=step.why, found=found),)
+    return (Problem(headline, where=step.why, found=found,
+                    hint="sudo dmesg | tail may tell the kernel's reason"),)
 
 
 def _check_signals() -> None:

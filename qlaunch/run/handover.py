@@ -5,17 +5,20 @@ All of it is freed by the kernel with the processes that hold it, so none of it 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qlaunch.errors import HostError, Problem
-from qlaunch.host.tap import open_tap
-from qlaunch.plan.model import Plan, PlannedNic
-from qlaunch.run.account import as_account
+from qlaunch.host.tap import ask_bridge_helper, open_macvtap, open_tap
+from qlaunch.plan.model import Plan, PlannedFd, PlannedNic
+from qlaunch.run.account import as_account, being
 from qlaunch.run.info import CONTROL, QMP
+from qlaunch.run.locks import remedy
 from qlaunch.vm.sockets import listen_unix
 
 if TYPE_CHECKING:
@@ -23,12 +26,13 @@ if TYPE_CHECKING:
 
 
 class Handover:
-    """Open things by planned number; `taps` maps interface names to their bridges."""
+    """Open things by planned number; `taps` are those to be plugged in: name, bridge, MTU."""
 
     def __init__(self) -> None:
         self.fds: dict[int, int] = {}
-        self.taps: dict[str, str] = {}
+        self.taps: list[tuple[str, str, int | None]] = []
         self.terminal: socket.socket | None = None  # our end of the serial port on stdio
+        self.awake: int | None = None  # ours to close once all is given back
         self._stack = ExitStack()
 
     def keep(self, number: int, fd: int) -> None:
@@ -58,37 +62,89 @@ def opened(plan: Plan, lock: int, claims: list[Claim]) -> Iterator[Handover]:
 
 
 def _open_all(plan: Plan, handover: Handover, lock: int, claims: dict[str, int]) -> None:
-    paths = {"control": f"{plan.runtime_dir}/{CONTROL}", "qmp": f"{plan.socket_dir}/{QMP}"}
     for planned in plan.fds:
         if planned.kind == "lock":
             handover.lend(planned.number, lock)
         elif planned.kind == "claim":
             handover.lend(planned.number, claims[planned.of])
-        elif planned.kind in paths:
-            account = plan.account if planned.kind == "qmp" else None
-            listening = listen_unix(paths[planned.kind], account=account)
-            handover.keep(planned.number, listening.detach())
+        elif planned.kind in ("control", "qmp", "listen"):
+            handover.keep(planned.number, _listening(plan, planned))
         elif planned.kind == "file":
-            handover.keep(planned.number, _open_file(planned.of, planned.writable))
+            handover.keep(
+                planned.number, open_file(planned.of, planned.writable, direct=planned.direct)
+            )
         elif planned.kind == "terminal":
             handover.terminal, theirs = socket.socketpair()
             handover.keep(planned.number, theirs.detach())
-        elif planned.kind == "serial":
+        elif planned.kind in ("serial", "secret"):
+            open_it = _append_to if planned.kind == "serial" else _secret
             with as_account(plan):
-                handover.keep(planned.number, _append_to(planned.of))
+                handover.keep(planned.number, open_it(planned.of))
     for nic in plan.nics:
-        if nic.kind == "tap":
+        if nic.kind in ("tap", "macvtap"):
             _open_nic(handover, nic)
+    _open_overlays(plan, handover)
+    _keep_awake(plan, handover)  # last: from here on it is the session's to close
+
+
+def _listening(plan: Plan, planned: PlannedFd) -> int:
+    """Our own monitor's socket is the launcher's alone; the others are for the user as well."""
+    if planned.kind == "control":
+        return listen_unix(f"{plan.runtime_dir}/{CONTROL}").detach()
+    path = f"{plan.socket_dir}/{QMP}" if planned.kind == "qmp" else planned.of
+    with being(plan.account):  # whose directory it is, and who could put a link in its way
+        return listen_unix(path, account=plan.account).detach()
+
+
+def _keep_awake(plan: Plan, handover: Handover) -> None:
+    for planned in plan.fds:
+        if planned.kind == "awake":
+            from qlaunch.run.awake import keep_awake
+
+            handover.awake = keep_awake(plan.name)
+            if handover.awake is not None:
+                handover.lend(planned.number, handover.awake)
+
+
+def _open_overlays(plan: Plan, handover: Handover) -> None:
+    for disk in plan.disks:
+        if disk.overlay is not None:
+            from qlaunch.run.overlay import make_overlay
+
+            handover.keep(disk.overlay, make_overlay(plan, disk))
 
 
 def _open_nic(handover: Handover, nic: PlannedNic) -> None:
-    name, fds = open_tap(nic.ifname, nic.queues, vnet_hdr=True)
+    if nic.kind == "macvtap":
+        name, fds = str(nic.ifname), open_macvtap(str(nic.ifname), nic.queues)
+    elif nic.bridge_helper:
+        name, fds = "", [ask_bridge_helper(nic.bridge_helper, str(nic.bridge))]
+    else:
+        name, fds = open_tap(nic.ifname, nic.queues, vnet_hdr=True)
     for number, fd in zip(nic.tap_fds, fds, strict=True):
         handover.keep(number, fd)
     for number in nic.vhost_fds:
-        handover.keep(number, _open_file("/dev/vhost-net", writable=True))
-    if nic.bridge:
-        handover.taps[name] = nic.bridge
+        handover.keep(number, open_file("/dev/vhost-net", writable=True))
+    if nic.bridge and not nic.bridge_helper:
+        handover.taps.append((name, nic.bridge, nic.mtu))
+
+
+def _secret(path: str) -> int:
+    """The first line of a file, in memory: QEMU would take its newline for part of the password."""
+    try:
+        with Path(path).open("rb") as file:
+            line = file.readline(4096).rstrip(b"\r\n")
+    except OSError as error:
+        raise HostError(
+            Problem("the password cannot be read", where=path, found=error.strerror or str(error),
+                    hint=remedy(error, path))
+        ) from None
+    if not line:
+        raise HostError(Problem("there is no password in this file's first line", where=path,
+                                hint="write it there with an editor, and nothing else"))
+    fd = os.memfd_create("secret", os.MFD_CLOEXEC)
+    os.write(fd, line)
+    return fd
 
 
 def _append_to(path: str) -> int:
@@ -98,15 +154,25 @@ def _append_to(path: str) -> int:
     except OSError as error:
         raise HostError(
             Problem("the serial port's file cannot be written", where=path,
-                    found=error.strerror or str(error))
+                    found=error.strerror or str(error), hint=remedy(error, path))
         ) from None
 
 
-def _open_file(path: str, writable: bool) -> int:
+def _way_on(error: OSError, path: str) -> str:
+    if error.errno == errno.EINVAL:  # open(2): the file system has no O_DIRECT
+        return 'cache = "writeback" for this disk: its file system cannot bypass the page cache'
+    if path == "/dev/vhost-net" and error.errno in (errno.ENOENT, errno.ENODEV):
+        return "sudo modprobe vhost_net"
+    return remedy(error, path)
+
+
+def open_file(path: str, writable: bool, *, direct: bool = False) -> int:
+    """For QEMU or a helper of it. Raises HostError."""
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_DIRECT if direct else 0)
     try:
-        return os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        return os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(
             Problem("the file cannot be opened for the guest", where=path,
-                    found=error.strerror or str(error))
+                    found=error.strerror or str(error), hint=_way_on(error, path))
         ) from None

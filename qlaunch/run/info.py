@@ -10,12 +10,13 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
-from msgspec import MsgspecError, Struct
+from msgspec import MsgspecError, Struct, to_builtins
 
 from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
-from qlaunch.plan.model import Account, PinPlan, Plan
+from qlaunch.plan.model import Account, PinPlan, Plan, PlannedCard
 from qlaunch.run.locks import is_locked, remedy, try_lock
 
 FILE = "run.json"
@@ -23,6 +24,7 @@ LOCK = "lock"
 SUPERVISOR = "supervisor"
 CONTROL = "control.sock"
 QMP = "qmp.sock"
+KILLED = "killed"  # the pid of the QEMU that `stop --force` has killed
 
 
 class Info(Struct, frozen=True, kw_only=True):
@@ -43,8 +45,11 @@ class Info(Struct, frozen=True, kw_only=True):
     memory: int = 0  # bytes
     pins: PinPlan | None = None
     after: tuple[tuple[str, ...], ...] = ()
+    usbs: tuple[dict[str, Any], ...] = ()  # PlannedUsbs, whose type only their machines load
+    cards: tuple[PlannedCard, ...] = ()
     account: Account | None = None
     trusted: bool = False  # the profile is root's own
+    cgroup: str = ""  # QEMU's, below /sys/fs/cgroup
 
     @property
     def control(self) -> str:
@@ -57,10 +62,12 @@ def info_of(plan: Plan, profile: str, started: float, *, trusted: bool) -> Info:
     return Info(
         name=plan.name, uuid=plan.uuid, profile=profile, started=started, launcher=os.getpid(),
         runtime_dir=plan.runtime_dir, socket_dir=plan.socket_dir, state_dir=plan.state_dir,
-        stop_timeout=float(plan.profile.stop.timeout), devices=tuple(c.address for c in plan.cards),
+        stop_timeout=float(plan.profile.stop.timeout),
+        devices=(*(c.address for c in plan.cards), *(v.name for v in plan.vgpus)),
         vcpus=plan.profile.cpu.count, memory=int(plan.profile.machine.memory), pins=plan.pins,
         after=plan.profile.hooks.after, ready_timeout=plan.ready_timeout, account=plan.account,
-        trusted=trusted,
+        trusted=trusted, usbs=tuple(to_builtins(usb) for usb in plan.usbs), cards=plan.cards,
+        cgroup=plan.cgroup,
     )
 
 
@@ -190,10 +197,29 @@ def kill_qemu(runtime_dir: str) -> bool:
         fd = os.pidfd_open(pid)
         try:
             if is_qemu(runtime_dir, pid):  # still, now that the number cannot be another's
+                _note_kill(runtime_dir, pid)
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
                 return True
         finally:
             os.close(fd)
+    return False
+
+
+def _note_kill(runtime_dir: str, pid: int) -> None:
+    """For the launcher, which otherwise would take it for the kernel's doing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        fd = os.open(f"{runtime_dir}/{KILLED}", flags, 0o600)
+        try:
+            os.write(fd, b"%d" % pid)
+        finally:
+            os.close(fd)
+
+
+def was_killed(runtime_dir: str, pid: int) -> bool:
+    """Whether `kill_qemu` did it."""
+    with contextlib.suppress(OSError), open(f"{runtime_dir}/{KILLED}", "rb") as file:  # noqa: PTH123
+        return file.read(20) == b"%d" % pid
     return False
 
 

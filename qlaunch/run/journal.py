@@ -235,7 +235,8 @@ def _open(path: Path, flags: int) -> int:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(
-            Problem("the journal cannot be opened", str(path), found=error.strerror or "")
+            Problem("the journal cannot be opened", str(path), found=error.strerror or "",
+                    hint=remedy(error, str(path)))
         ) from error
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:

@@ -10,17 +10,20 @@ import contextlib
 import gc
 import socket
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from qlaunch.errors import HostError, Problem
 from qlaunch.plan.model import PinPlan
 from qlaunch.vm.loop import asyncio, first
-from qlaunch.vm.monitor import Monitor
+from qlaunch.vm.monitor import MISREAD, Monitor, not_understood
 from qlaunch.vm.pin import Pinned, pin_threads, read_threads, verify
 from qlaunch.vm.process import QemuProcess
 from qlaunch.vm.ready import wait_ready
 from qlaunch.vm.stop import stop_machine
-from qlaunch.vm.watch import End, StopRequests, watch
+from qlaunch.vm.watch import Beside, End, StopRequests, watch
+
+if TYPE_CHECKING:
+    from qlaunch.vm.helpers import Helpers
 
 Say = Callable[[str], None]
 PINS_AGAIN = 1.0  # seconds after which the pins are read again
@@ -47,6 +50,8 @@ class Life(NamedTuple):
     terminal: socket.socket | None = None  # the serial port on stdio
     sink: int = 1  # where its output goes
     asked: Callable[[], str] = str  # a stop that was asked for before the loop took the signals
+    helpers: Helpers | None = None
+    beside: Beside | None = None  # what else is done while it runs
 
 
 def live(process: QemuProcess, life: Life, say: Say) -> End:
@@ -86,16 +91,18 @@ async def _live(process: QemuProcess, life: Life, say: Say) -> End:
                 raise HostError("stopped before the guest ran")
             await monitor.execute("cont")
             life.stage(9, _running_text(pinned))
-            later = asyncio.ensure_future(_verify(pinned, say))
+            later = asyncio.ensure_future(_look_after(process, life, pinned, say))
             try:
                 return await watch(
                     monitor, process, requests, timeout=life.stop_timeout, log=log,
-                    devices=life.devices, control=life.control,
+                    devices=life.devices, control=life.control, beside=life.beside,
                 )
             finally:
                 later.cancel()
-        except BaseException:
+        except BaseException as error:
             await stop_machine(monitor, process, timeout=None, log=say, devices=life.devices)
+            if isinstance(error, MISREAD):
+                raise not_understood(error) from error
             raise
         finally:
             if monitor is not None:
@@ -109,15 +116,24 @@ async def _ready_or_stopped(
     found: list[Monitor] = []
 
     async def ready() -> None:
-        found.append(
-            await wait_ready(
-                life.control, process, timeout=life.ready_timeout, memory=life.memory,
-                on_progress=life.tell, last_words=life.last_words,
+        try:
+            found.append(
+                await wait_ready(
+                    life.control, process, timeout=life.ready_timeout, memory=life.memory,
+                    on_progress=life.tell, last_words=life.last_words,
+                )
             )
-        )
+        except HostError as error:
+            fault = life.helpers and life.helpers.fault(failed=True)
+            raise HostError([*error.problems, fault]) if fault else error from None
 
-    if await first(None, ready(), requests.event.wait()) == 1:
+    waits = [ready(), requests.event.wait()] + ([life.helpers.ended()] if life.helpers else [])
+    if await first(None, *waits) == 1:
         raise HostError(Problem("stopped before the guest ran", found=requests.last))
+    if life.helpers and (fault := life.helpers.fault()):
+        for monitor in found:
+            await monitor.close()
+        raise HostError(fault)
     return found[0]
 
 
@@ -132,7 +148,13 @@ def _console(life: Life) -> contextlib.AbstractContextManager[object]:
 async def _pin(monitor: Monitor, process: QemuProcess, life: Life) -> list[Pinned]:
     if life.pins is None:
         return []
-    return pin_threads(await read_threads(monitor, process.pid), life.pins)
+    threads = await read_threads(monitor, process.pid)
+    pinned = pin_threads(threads, life.pins)
+    if life.pins.sched is not None or life.pins.nice is not None:
+        from qlaunch.vm.sched import schedule
+
+        schedule(threads.vcpus, life.pins)
+    return pinned
 
 
 async def _verify(pinned: list[Pinned], say: Say) -> None:
@@ -140,6 +162,16 @@ async def _verify(pinned: list[Pinned], say: Say) -> None:
     await asyncio.sleep(PINS_AGAIN)
     for problem in verify(pinned):
         say(str(problem))
+
+
+async def _look_after(
+    process: QemuProcess, life: Life, pinned: list[Pinned], say: Say
+) -> None:
+    """What is looked at while the guest runs, besides QEMU."""
+    if life.helpers is None:
+        await _verify(pinned, say)
+    else:
+        await asyncio.gather(_verify(pinned, say), life.helpers.watch(process, life.tell))
 
 
 def _running_text(pinned: list[Pinned]) -> str:
@@ -160,7 +192,7 @@ async def _adopt(process: QemuProcess, life: Life, say: Say) -> End:
             life.stage(9, "watched again")
             return await watch(
                 monitor, process, requests, timeout=life.stop_timeout, log=say,
-                devices=life.devices, control=life.control,
+                devices=life.devices, control=life.control, beside=life.beside,
             )
         finally:
             if monitor is not None:

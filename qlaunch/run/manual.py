@@ -13,7 +13,7 @@ from pathlib import Path
 
 from qlaunch.errors import HostError, NotRestoredError, Problem, UsageError
 from qlaunch.facts.model import HostFacts, PciDevice
-from qlaunch.host.handler import Host
+from qlaunch.host.handler import Host, telling
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.host.pci import release_device
 from qlaunch.plan.steps import LoadModule, TakeDevice
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def claimed(base: str, devices: Sequence[PciAddress], say: Say) -> Iterator[None]:
+def claimed(base: str, devices: Sequence[str], say: Say) -> Iterator[None]:
     """Host lock and claims: a running machine's device is refused."""
     make_directory(base, 0o711)
     owner = Owner("(by hand)", os.getpid(), time.time())
@@ -56,7 +56,7 @@ def claimed(base: str, devices: Sequence[PciAddress], say: Say) -> Iterator[None
 
 def bind(base: str, devices: Sequence[PciDevice], say: Say) -> None:
     """Take each device to its VFIO driver. Raises HostError; those before it stay bound."""
-    host = Host()
+    host = telling(say)
     with claimed(base, [d.address for d in devices], say):
         for device in devices:
             directory = Path(base, BOUND, device.address)
@@ -88,7 +88,7 @@ def bind(base: str, devices: Sequence[PciDevice], say: Say) -> None:
 def unbind(base: str, devices: Sequence[PciDevice], driver: str | None, say: Say) -> None:
     """Give each device back: to `driver`, to the one it had before `bind`, or to whichever the
     kernel finds. Raises NotRestoredError when one did not go back."""
-    host = Host()
+    host = telling(say)
     with claimed(base, [d.address for d in devices], say):
         for device in devices:
             directory = Path(base, BOUND, device.address)

@@ -6,17 +6,18 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from qlaunch.errors import HostError, Problem
-from qlaunch.plan.steps import TakeDevice
+from qlaunch.facts.own_uid import is_own, keep_uid
 from qlaunch.run.account import as_account
-from qlaunch.run.cleanup import clean_up
+from qlaunch.run.cleanup import clean_up, end_helpers
 from qlaunch.run.info import LOCK, SUPERVISOR, try_supervise
 from qlaunch.run.journal import FILE_NAME
 from qlaunch.run.locks import HostLock, make_directory, remedy, try_lock
-from qlaunch.run.story import LOG, QEMU_LOG, Story
+from qlaunch.run.story import LOG, QEMU_LOG, Story, open_log
 
 if TYPE_CHECKING:
     from qlaunch.host.handler import Host
@@ -49,6 +50,7 @@ def claim_name(base: str, name: str, stack: ExitStack, story: Story, host: Host)
     if lock is None:
         raise _runs(name, runtime)
     stack.callback(os.close, lock)
+    end_helpers(runtime)
     if os.path.lexists(f"{runtime}/{FILE_NAME}"):
         from qlaunch.run.recover import recover_dead
 
@@ -77,16 +79,17 @@ def open_logs(plan: Plan, stack: ExitStack, story: Story) -> int:
     """The story goes on in the machine's log; returns the fd of QEMU's. Raises HostError."""
     with as_account(plan):
         make_directory(plan.state_dir)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            story.to_file(os.open(f"{plan.state_dir}/{LOG}", flags, 0o600))
-            qemu_log = os.open(f"{plan.state_dir}/{QEMU_LOG}", flags, 0o600)
+            story.to_file(open_log(f"{plan.state_dir}/{LOG}"))
+            qemu_log = open_log(f"{plan.state_dir}/{QEMU_LOG}")
         except OSError as error:
             raise HostError(
                 Problem(f"the log cannot be written: {error.strerror}", where=plan.state_dir,
                         hint=remedy(error, plan.state_dir))
             ) from None
     stack.callback(os.close, qemu_log)
+    if plan.account is not None and is_own(plan.account.uid):
+        _keep_uid(plan.account.uid, plan.state_dir, story)
     if plan.socket_dir != plan.runtime_dir and plan.account is not None:
         owner = (plan.account.uid, plan.account.gid)
         parent = os.path.dirname(plan.socket_dir)  # noqa: PTH120
@@ -96,24 +99,47 @@ def open_logs(plan: Plan, stack: ExitStack, story: Story) -> int:
     return qemu_log
 
 
+def _keep_uid(uid: int, state: str, story: Story) -> None:
+    try:
+        keep_uid(uid, state)
+    except OSError as error:  # a full disk keeps no guest from running
+        story.say(f"warning: {state}: the machine's uid {uid} is not noted: {error.strerror}")
+        story.say(f"hint: {remedy(error, state)}")
+
+
 def claim_devices(
-    base: str, plan: Plan, claims: list[Claim], story: Story, host: Host
-) -> None:
-    """Fill `claims` with the plan's devices, all or none; a dead owner is recovered first.
+    base: str, plan: Plan, claims: list[Claim], story: Story, host: Host,
+    make_plan: Callable[[bool], Plan],
+) -> Plan:
+    """Fill `claims` with the plan's devices, all or none; a dead owner is recovered first. Returns
+    the plan, which is another one when another start was quicker to claim a slice that it chose,
+    and the host has more of that kind.
 
     Raises HostError for a device that is in use, NotRestoredError when a dead owner's cannot be
     put back; what is in `claims` then is still named after that owner.
     """
-    devices = [s.address for s in plan.steps if isinstance(s, TakeDevice)]
-    if not devices:
-        return
+    if not _claimed(plan):
+        return plan
     from qlaunch.run.claims import Owner, sign_claims, take_claims
     from qlaunch.run.recover import recover_dead
 
     owner = Owner(plan.name, os.getpid(), time.time())
     with HostLock(base, story.say):
-        claims += take_claims(base, owner, devices)
+        while True:
+            try:
+                claims += take_claims(base, owner, _claimed(plan))
+                break
+            except HostError:
+                other = make_plan(not plan.profile.hooks.before) if plan.vgpus else plan
+                if _claimed(other) == _claimed(plan):
+                    raise
+                plan = other
     for left_by in sorted({c.left_by for c in claims if c.left_by}):
         story.say(f"{left_by} died with a device of this machine; putting it back first")
         recover_dead(base, left_by, story.say, host, only_if_dead=True)
     claims[:] = sign_claims(claims, owner)
+    return plan
+
+
+def _claimed(plan: Plan) -> list[str]:
+    return [f.of for f in plan.fds if f.kind == "claim"]

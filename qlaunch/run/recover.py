@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qlaunch.errors import (
     EXIT_FAILED,
@@ -18,7 +18,7 @@ from qlaunch.errors import (
     Problem,
     QlaunchError,
 )
-from qlaunch.host.handler import Host
+from qlaunch.host.handler import Host, telling
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.plan.steps import Step
 from qlaunch.run.account import as_account, run_hooks
@@ -48,6 +48,9 @@ from qlaunch.run.locks import HostLock, try_lock
 from qlaunch.run.story import LOG, Story
 from qlaunch.run.terminal import Interrupts
 from qlaunch.run.verdict import why
+
+if TYPE_CHECKING:
+    from qlaunch.vm.watch import Beside
 
 Say = Callable[[str], None]
 Stop = Literal["", "ask", "now", "kill"]
@@ -81,7 +84,8 @@ def recover(
         supervisor = try_supervise(runtime)
         if supervisor is None:
             raise HostError(
-                Problem(f"{name} is watched by its launcher", hint=f"qlaunch status '{name}'")
+                Problem(f"{name} is watched by its launcher",
+                        hint=f"qlaunch stop '{name}' ends it, and gives its devices back")
             )
         stack.callback(os.close, supervisor)
         story = _machines_log(read_info(runtime), stack)
@@ -96,7 +100,7 @@ def recover(
         interrupts.disarm()
         stack.callback(os.close, _free_lock(runtime, name, tell))
         try:
-            recover_dead(base, name, tell, Host())
+            recover_dead(base, name, tell, telling(tell))
         except QlaunchError as error:
             story.note(str(error))
             raise
@@ -147,6 +151,7 @@ def _watch_again(
     """Supervise a QEMU without launcher until it is gone."""
     interrupts.hold()
     from qlaunch.run.live import Life, adopt
+    from qlaunch.run.oom import want_of_memory
     from qlaunch.vm.process import QemuProcess
 
     pid = find_qemu(runtime)
@@ -164,6 +169,7 @@ def _watch_again(
         stop_timeout=info.stop_timeout if info else 60.0, devices=len(info.devices) if info else 0,
         last_words=lambda: "", before_cont=lambda: None, stage=watched, tell=say,
         asked=lambda: interrupts.pending or ASKED.get(stop, ""),
+        beside=_beside(info),
     )
     try:
         process = QemuProcess.adopt(pid, read_start_time(Host(), pid) or 0)
@@ -174,8 +180,17 @@ def _watch_again(
             process.send(signal.SIGKILL)
         end = adopt(process, life, say)
     if end.reason != "stuck":
-        say(f"{name}: ended ({'killed' if stop == 'kill' else why(end)})")
+        reason = "" if stop else want_of_memory(pid, info.cgroup if info else "")
+        say(f"{name}: ended ({'killed' if stop == 'kill' else reason or why(end)})")
     return EXIT_FAILED if end.reason in ("died", "panic") else EXIT_OK
+
+
+def _beside(info: Info | None) -> Beside | None:
+    if info is None or not info.usbs:
+        return None
+    from qlaunch.run.beside import beside
+
+    return beside(info)
 
 
 def recover_dead(
@@ -213,6 +228,7 @@ def _replay(base: str, name: str, say: Say, host: Host) -> Outcome:
         journal = open_journal(path)
         try:
             with HostLock(base, say):
+                contents = read_journal(path)  # a `detach` may have been at it until now
                 engine = Engine.resume(host, journal, HANDLERS, contents.records)
                 outcome = engine.undo_all()
             with contextlib.suppress(OSError):

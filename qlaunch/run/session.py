@@ -20,11 +20,19 @@ from qlaunch.host.handler import Host
 from qlaunch.host.net import attach_tap
 from qlaunch.host.netchild import NetChild
 from qlaunch.plan.model import Plan
-from qlaunch.plan.steps import LoadModule, MakeBridge
-from qlaunch.run.account import run_hooks
+from qlaunch.plan.steps import MakeBridge, MakeMacvtap
+from qlaunch.run.account import group_of, run_hooks
 from qlaunch.run.handover import Handover, opened
 from qlaunch.run.info import Info, info_of, note_start, write_info
-from qlaunch.run.journal import FILE_NAME, End, Journal, Stage, create_journal, make_header
+from qlaunch.run.journal import (
+    FILE_NAME,
+    End,
+    Journal,
+    Stage,
+    create_journal,
+    make_header,
+    read_journal,
+)
 from qlaunch.run.locks import HostLock
 from qlaunch.run.prepare import claim_devices, claim_name, open_logs
 from qlaunch.run.story import QEMU_LOG, Story
@@ -37,6 +45,8 @@ if TYPE_CHECKING:
     from qlaunch.profile.read import Loaded
     from qlaunch.run.claims import Claim
     from qlaunch.run.engine import Engine, Event, Outcome
+    from qlaunch.vm.helpers import Helpers
+    from qlaunch.vm.watch import Beside
     from qlaunch.vm.watch import End as MachineEnd
 
 
@@ -66,21 +76,23 @@ class Session:
         self.journal: Journal | None = None
         self.engine: Engine | None = None
         self.claims: list[Claim] = []
+        self.awake: int | None = None  # the host may sleep once this is closed
+        self.status: int | None = None  # QEMU's, once it has ended by itself
 
     # -- the order ---------------------------------------------------------------------------
 
     def run(self) -> int:
         """The whole. Returns the exit code. Raises QlaunchError for what kept the guest from
         running, with the host as it was (or NotRestoredError)."""
-        if any(net.bridge for net in self.loaded.profile.net):
+        nets = self.loaded.profile.net
+        if os.geteuid() == 0 and any(net.bridge or net.nat or net.macvtap for net in nets):
             self.net.start()
         with self.interrupts, contextlib.closing(self.net), contextlib.ExitStack() as stack:
             try:
                 lock, plan = self._prepare(stack)
             except KeyboardInterrupt as error:
-                raise HostError(
-                    Problem("interrupted; nothing was changed", found=str(error))
-                ) from None
+                raise HostError(Problem("interrupted; nothing was changed",
+                                        found=str(error))) from None
             return self._carry_out(plan, lock)
 
     def _prepare(self, stack: contextlib.ExitStack) -> tuple[int, Plan]:
@@ -107,6 +119,7 @@ class Session:
             failure = error
         from qlaunch.run.verdict import tell_end
 
+        self.status = end.exit.code if end is not None and not end.rungs else None
         outcome = self._give_back(plan, stuck=end is not None and end.reason == "stuck")
         return tell_end(plan.name, end, failure, outcome, self.story)
 
@@ -115,7 +128,14 @@ class Session:
         profile = str(self.loaded.sources[0].path)
         info = info_of(plan, profile, time.time(), trusted=self.loaded.trusted)
         write_info(info)  # what takes things away again, and recovery, read it
-        claim_devices(self.base, plan, self.claims, self.story, self.host)
+        if plan.makes:
+            from qlaunch.run.makes import make_files
+
+            make_files(plan, self.story.say)
+        plan = claim_devices(self.base, plan, self.claims, self.story, self.host, self.make_plan)
+        if plan.vgpus:  # perhaps others than before
+            info = info_of(plan, profile, info.started, trusted=self.loaded.trusted)
+            write_info(info)
         self.journal = create_journal(
             Path(plan.runtime_dir), make_header(self.host, plan.name, profile)
         )
@@ -138,10 +158,10 @@ class Session:
         if not plan.steps or self.journal is None:
             return
         from qlaunch.host.handlers import HANDLERS
-        from qlaunch.run.engine import Engine
+        from qlaunch.run.engine import Engine, is_own
 
         self.engine = Engine(self.host, self.journal, HANDLERS, self._report)
-        if all(isinstance(step, MakeBridge | LoadModule) for step in plan.steps):
+        if all(map(is_own, plan.steps)):
             self.engine.apply(plan.steps)
             return
         with HostLock(self.base, self.story.say):
@@ -151,52 +171,79 @@ class Session:
 
     def _live(self, plan: Plan, info: Info, lock: int) -> MachineEnd:
         self.stage(6, "opening what QEMU inherits")
-        with opened(plan, lock, self.claims) as handover:
-            taps, terminal = dict(handover.taps), handover.terminal
-            self.stage(7, "starting QEMU")
-            offset = log_offset(self.qemu_log)
-            self.interrupts.hold()
-            process = self._start(plan, handover)
-        with process, ended_on_failure(process), closing(terminal):
+        with contextlib.ExitStack() as stack:
+            helpers: Helpers | None = None
+            with opened(plan, lock, self.claims) as handover:
+                self.awake = handover.awake
+                if plan.helpers:
+                    from qlaunch.run.helpers import helped
+
+                    helpers = stack.enter_context(
+                        helped(plan, self.qemu_log, handover, self.story.say)
+                    )
+                taps, terminal = handover.taps.copy(), handover.terminal
+                self.stage(7, "starting QEMU")
+                offset = log_offset(self.qemu_log)
+                self.interrupts.hold()
+                process = self._start(plan, handover)
+            for held in (process, ended_on_failure(process), closing(terminal)):
+                stack.enter_context(held)
             # Now, while QEMU builds its machine: what takes time and is not needed before.
             from qlaunch.run.live import Life, live
+            from qlaunch.run.oom import explained
 
             note_start(plan)
             log = f"{plan.state_dir}/{QEMU_LOG}"
             life = Life(
                 control=info.control, pins=plan.pins, memory=info.memory,
                 ready_timeout=plan.ready_timeout, stop_timeout=info.stop_timeout,
-                devices=len(plan.cards), last_words=lambda: last_words(log, offset),
+                devices=len(info.devices), last_words=lambda: last_words(log, offset),
                 before_cont=lambda: self._attach(taps), stage=self._running,
                 asked=lambda: self.interrupts.pending, tell=self.story.say, terminal=terminal,
-                sink=1 if self.terminal else self.qemu_log,
+                sink=1 if self.terminal else self.qemu_log, helpers=helpers,
+                beside=self._beside(plan, info),
             )
-            end = live(process, life, self.story.note)
+            end = explained(lambda: live(process, life, self.story.note), process, plan.cgroup,
+                            plan.runtime_dir)
             if end.reason == "died":
-                self.story.say(
-                    f"QEMU died ({end.exit}): {last_words(log, offset) or 'without a word'}"
-                )
+                why = end.detail or last_words(log, offset) or "without a word"
+                self.story.say(f"QEMU died ({end.exit}): {why}")
             return end
 
     def _start(self, plan: Plan, handover: Handover) -> QemuProcess:
         return start_qemu(
             render_argv(plan), fds=handover.fds, stderr_fd=self.qemu_log, account=plan.account,
-            memlock=plan.memlock if os.geteuid() == 0 else None,
-            cpus=_starting_cpus(plan), env=plan.profile.qemu.env,
+            memlock=plan.memlock if os.geteuid() == 0 or _locks(plan) else None,
+            cpus=_starting_cpus(plan), env=plan.profile.qemu.env, cgroup=group_of(plan),
         )
 
-    def _attach(self, taps: dict[str, str]) -> None:
-        for ifname, bridge in taps.items():
-            attach_tap(self.host, ifname, bridge)
+    def _attach(self, taps: list[tuple[str, str, int | None]]) -> None:
+        for tap in taps:
+            attach_tap(self.host, *tap)
         self.net.close()
+
+    def _beside(self, plan: Plan, info: Info) -> Beside | None:
+        if not info.usbs and not any(port.type == "pty" for port in plan.serials):
+            return None
+        from qlaunch.run.beside import beside
+
+        return beside(info, self.story.say)
 
     def _running(self, number: int, text: str) -> None:
         self.stage(number, text)
         if number == 9:
             self.story.say(f"{self.loaded.profile.name}: {text}")
+            self._tell_of_sleep()
             self.on_running()
             # Needed at the end, when another version of this program may be installed.
             from qlaunch.run import verdict  # noqa: F401
+
+    def _tell_of_sleep(self) -> None:
+        if self.awake is not None:
+            from qlaunch.run.awake import LOST, is_kept
+
+            if not is_kept(self.awake):
+                self.story.say(LOST)
 
     # -- stages 10 and 11 --------------------------------------------------------------------
 
@@ -209,27 +256,31 @@ class Session:
         if self.engine is not None and self.engine.gave_up is not None:
             outcome = self.engine.gave_up  # what it has failed on is not touched again
         elif self.engine is not None and self.engine.pending:
-            if any(isinstance(step, MakeBridge) for step in self.engine.pending):
+            if any(isinstance(step, MakeBridge | MakeMacvtap) for step in self.engine.pending):
                 self.net.start()  # its import overlaps the return of the devices
             with contextlib.ExitStack() as stack:
                 try:
                     stack.enter_context(HostLock(self.base, self.story.say))
                 except HostError as error:  # what is ours goes back all the same
                     self.story.say(str(error))
+                with contextlib.suppress(HostError):
+                    self.engine.catch_up(read_journal(Path(plan.runtime_dir, FILE_NAME)).records)
                 outcome = self.engine.undo_all()
         if self.journal is not None:
             with contextlib.suppress(OSError):
                 self.journal.write(End(restored=not outcome.left and not stuck))
             self.journal.close()
         self._drop_claims(bool(outcome.left) or stuck)
+        if self.awake is not None:
+            os.close(self.awake)
+            self.awake = None
         if not outcome.left and not stuck:
             with contextlib.suppress(OSError):
                 Path(plan.runtime_dir, FILE_NAME).unlink()
         if plan.profile.hooks.after:
             try:
-                run_hooks(
-                    plan.profile.hooks.after, plan.account, self.loaded.trusted, self.story.say
-                )
+                run_hooks(plan.profile.hooks.after, plan.account, self.loaded.trusted,
+                          self.story.say)
             except QlaunchError as error:
                 self.story.say(str(error))
         return outcome
@@ -251,14 +302,19 @@ class Session:
         self.story.say(f"still waiting for the kernel: {what} ({seconds:.0f} s)")
 
 
+def _locks(plan: Plan) -> bool:
+    """Within an ordinary user's limit: a plan for which that is too low needs root."""
+    return plan.memory is not None and plan.memory.lock
+
+
 def _starting_cpus(plan: Plan) -> CpuSet | None:
     """Where QEMU starts: on the emulator's CPUs, so that every thread of its own stays there.
 
-    While it touches all of a hugepage guest's memory it may use the vCPUs' CPUs as well.
+    While it touches all of a guest's memory it may use the vCPUs' CPUs as well.
     """
     pins = plan.pins
     if pins is None or pins.emulator is None:
         return None
-    if plan.profile.machine.hugepages is False:
+    if plan.memory is None or not any(backend.prealloc for backend in plan.memory.backends):
         return pins.emulator
     return CpuSet(cpu for cpus in (pins.emulator, *pins.vcpus) for cpu in cpus)

@@ -30,15 +30,31 @@ KEPT_EVENTS = 1024  # that nobody has read; a failing disk can send thousands a 
 DIAL_EVERY = 0.02
 ALIVE_EVERY = 0.2
 CLOSING = 2.0
+LOGS = "qlaunch logs NAME may tell more"  # hints
+_ALIVE = "qlaunch ps tells whether it still runs"
+_HANGS = "qlaunch status NAME tells whether it works; qlaunch stop NAME --force ends it"
+# What reading an answer of another shape than QEMU's raises.
+MISREAD = (LookupError, TypeError, ValueError, AttributeError)
 
 
 class QmpError(HostError):
     """QEMU understood the command and refused it; `error_class` and `desc` are its words."""
 
     def __init__(self, command: str, error_class: str, desc: str) -> None:
-        super().__init__(Problem(f"QEMU refused {command}", found=f"{desc} ({error_class})"))
+        super().__init__(Problem(f"QEMU refused {command}", hint=LOGS,
+                                 found=f"{desc} ({error_class})"))
         self.error_class = error_class
         self.desc = desc
+
+
+def not_understood(error: Exception) -> HostError:
+    """For an answer that has not the form of QEMU's."""
+    return _fault("QEMU's answer is not understood", f"{type(error).__name__}: {error}",
+                  "please report it, with what this prints: qlaunch facts --json")
+
+
+def _fault(message: str, found: str, hint: str, where: str = "") -> HostError:
+    return HostError(Problem(message, where=where, found=found, hint=hint))
 
 
 class Event(NamedTuple):
@@ -104,10 +120,7 @@ class Monitor:
 
     @classmethod
     async def connect(
-        cls,
-        where: str | socket.socket,
-        *,
-        timeout: float | None = 30.0,
+        cls, where: str | socket.socket, *, timeout: float | None = 30.0,
         alive: Callable[[], bool] = lambda: True,
     ) -> Monitor:
         """Connect to a path, which may not exist yet, or take a connected socket, and negotiate.
@@ -123,10 +136,10 @@ class Monitor:
             while not task.done():
                 left = ALIVE_EVERY if deadline is None else deadline - loop.time()
                 if left <= 0:
-                    raise HostError(f"QEMU did not answer on QMP within {timeout:g} s")
+                    raise _fault(f"QEMU did not answer on QMP within {timeout:g} s", "", _HANGS)
                 await asyncio.wait((task,), timeout=min(left, ALIVE_EVERY))
                 if not task.done() and not alive():
-                    raise HostError("QEMU ended before it answered on QMP")
+                    raise _fault("QEMU ended before it answered on QMP", "", LOGS)
             task.result()
         except BaseException:
             await _drop(task)
@@ -146,8 +159,7 @@ class Monitor:
             sock.close()
             if isinstance(error, asyncio.CancelledError):
                 raise
-            found = _reason(cause or error)
-            raise HostError(Problem("QMP could not be started", found=found)) from None
+            raise _fault("QMP could not be started", _reason(cause or error), LOGS) from None
         self._socket = sock
         self._attendant = asyncio.ensure_future(self._attend())
 
@@ -155,12 +167,12 @@ class Monitor:
         return self
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
+        self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+        if isinstance(error, MISREAD):
+            raise not_understood(error) from error
 
     @property
     def closed(self) -> bool:
@@ -196,25 +208,34 @@ class Monitor:
         comes; in that case the command may still have been, or come to be, carried out.
         """
         if self.lost:
-            raise HostError(Problem(f"{command} was not sent to QEMU", found=self.lost))
+            raise _fault(f"{command} was not sent to QEMU", self.lost, _ALIVE)
         task = asyncio.ensure_future(self._client.execute(command, arguments))
         try:
             # Not wait_for(): before Python 3.12 it may swallow a cancellation.
             await asyncio.wait((task,), timeout=timeout)
             if not task.done():
-                raise HostError(f"QEMU did not answer {command} within {timeout:g} s")
+                raise _fault(f"QEMU did not answer {command} within {timeout:g} s", "", _HANGS)
             return task.result()
         except ExecuteError as error:
             raise QmpError(command, error.error.error.class_, error.error.error.desc) from None
         except QMPError as error:
             if self._client.runstate is Runstate.RUNNING:
-                raise HostError(Problem(f"{command} failed", found=_reason(error))) from None
+                raise _fault(f"{command} failed", _reason(error), LOGS) from None
             await self._over.wait()  # the attendant has the cause
-            raise HostError(
-                Problem(f"the connection ended before QEMU answered {command}", found=self.lost)
-            ) from None
+            text = f"the connection ended before QEMU answered {command}"
+            raise _fault(text, self.lost, _ALIVE) from None
         finally:
             await _drop(task)
+
+    async def add_fd(self, fd: int, opaque: str) -> Any:
+        """Hand an open file over as a new fd set; add-fd's answer. Raises as `execute` does."""
+        if self.lost:
+            raise _fault("add-fd was not sent to QEMU", self.lost, _ALIVE)
+        try:
+            self._client.send_fd_scm(fd)
+        except (OSError, QMPError) as error:
+            raise _fault("QEMU was not given the file", str(error), _ALIVE) from None
+        return await self.execute("add-fd", {"opaque": opaque})
 
     async def close(self) -> None:
         """End the connection; QEMU runs on. All of its tasks are over when this returns."""
@@ -254,10 +275,10 @@ class Monitor:
             await self._client.runstate_changed()
 
     def _hear(self, message: Message) -> bool:
-        stamp = message.get("timestamp")
-        stamp = stamp if isinstance(stamp, dict) else {}
-        data = message.get("data")
-        seconds = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
+        data, seconds = message.get("data"), 0.0
+        stamp: Any = message.get("timestamp")
+        with contextlib.suppress(AttributeError, TypeError):  # no time, or no numbers
+            seconds = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
         event = Event(str(message["event"]), data if isinstance(data, dict) else {}, seconds)
         for queue in (self.events, *self._also):
             queue.put(event)
@@ -283,9 +304,8 @@ async def _dial(path: str) -> socket.socket:
             await asyncio.sleep(DIAL_EVERY)
         except OSError as error:
             sock.close()
-            raise HostError(
-                Problem("QMP could not be reached", where=path, found=error.strerror or "")
-            ) from None
+            raise _fault("QMP could not be reached", error.strerror or "",
+                         f"namei -l '{path}' shows what is in the way", path) from None
         else:
             return sock
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qlaunch.plan.model import PinPlan
     from qlaunch.vm.monitor import Monitor
 
+_UNPINNED = "leave pin out of [cpu], and it starts without"
 PASSES = 10  # over threads that appear meanwhile; each inherits its creator's CPUs anyway
 
 
@@ -87,7 +88,8 @@ def pin_threads(threads: Threads, plan: PinPlan) -> list[Pinned]:
 
 def _wanted(threads: Threads, plan: PinPlan) -> Iterator[tuple[int, str, CpuSet]]:
     if plan.vcpus and len(plan.vcpus) != len(threads.vcpus):
-        raise HostError(f"{len(plan.vcpus)} vCPUs are pinned, QEMU has {len(threads.vcpus)}")
+        differ = f"{len(plan.vcpus)} vCPUs are pinned, QEMU has {len(threads.vcpus)}"
+        raise HostError(Problem(differ, hint=_UNPINNED))
     sets: dict[int, tuple[str, CpuSet]] = {}
     everywhere = CpuSet(os.sched_getaffinity(0))
     for index, tid in enumerate(threads.vcpus):
@@ -122,19 +124,26 @@ def _pin(tid: int, name: str, wanted: CpuSet) -> Pinned | None:
     except ProcessLookupError:
         if name == "emulator":
             return None
-        raise HostError(f"{name} (thread {tid}) has ended") from None
+        raise ended(f"{name} (thread {tid}) has ended") from None
     except PermissionError:
         if not name.startswith("vhost"):
-            raise HostError(f"{name} (thread {tid}) may not be pinned by this user") from None
+            raise HostError(Problem(f"{name} (thread {tid}) may not be pinned by this user",
+                                    hint="run as root, or " + _UNPINNED)) from None
         # A kernel thread is root's; told by verify(), and no reason not to run.
         return Pinned(tid, name, wanted, CpuSet(os.sched_getaffinity(tid)))
     except OSError as error:
         if error.errno != errno.EINVAL:
-            raise HostError(Problem(f"{name} could not be pinned", found=str(error))) from None
+            raise HostError(Problem(f"{name} could not be pinned", found=str(error),
+                                    hint=_UNPINNED)) from None
         actual = CpuSet()
     if actual != wanted:
         raise HostError(explain(tid, name, wanted, actual))
     return Pinned(tid, name, wanted, actual)
+
+
+def ended(message: str) -> HostError:
+    """For a thread, or a QEMU, that was there a moment ago."""
+    return HostError(Problem(message, hint="qlaunch logs NAME tells why QEMU ended"))
 
 
 def explain(tid: int, name: str, wanted: CpuSet, actual: CpuSet, root: str = "/") -> Problem:

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 from qlaunch.errors import HostError, Problem, QlaunchError
 from qlaunch.vm.loop import asyncio, exited, first
-from qlaunch.vm.monitor import Monitor
+from qlaunch.vm.monitor import LOGS, Monitor
 from qlaunch.vm.process import QemuProcess
 
 GIB = float(1 << 30)
 ENDING = 5.0  # seconds from QEMU closing its monitor to its exit
 _OLD = "this QEMU may be too old for it; another one can be named with [qemu] binary"
+_SLOW = "qlaunch logs NAME may tell more; huge pages or less memory start faster"
 _REMEDIES = (  # what QEMU says, and what to do
     ('Failed to get "', "another program has this image open: qlaunch ps; or: fuser -v IMAGE"),
     ("Cannot allocate memory", "free -h; lower machine.memory"),
@@ -27,6 +28,8 @@ _REMEDIES = (  # what QEMU says, and what to do
     ("invalid option", _OLD),
     ("is unexpected", _OLD),
     ("not in qcow2 format", "qemu-img info IMAGE tells the format"),
+    ("tpm-emulator: TPM result for CMD_INIT", "the TPM's state is of no use any more: move it away "
+     "(tpm2 or tpm12 beside the machine's log), and a new TPM is made"),
     ("Could not set up host forwarding", "the port is taken or below 1024: ss -ltnp"),
 )
 
@@ -34,7 +37,7 @@ _REMEDIES = (  # what QEMU says, and what to do
 class Pace(NamedTuple):
     """Seconds: when progress is first told, how often, and how long memory may stand still."""
 
-    quiet: float = 2.0
+    quiet: float = 1.0
     every: float = 1.0
     stall: float = 15.0
 
@@ -65,6 +68,7 @@ async def wait_ready(
     pace = pace or Pace()
     task = asyncio.ensure_future(_answer(where))
     growth = _Growth(process.pid, timeout, pace.stall)
+    due = pace.quiet
     try:
         while True:
             await first(pace.every, asyncio.wait((task,)), exited(process))
@@ -77,10 +81,11 @@ async def wait_ready(
                 raise HostError(
                     Problem(
                         f"QEMU did not answer within {passed:.0f} s",
-                        found=last_words() or growth.standing(process),
+                        found=last_words() or growth.standing(process), hint=_SLOW,
                     )
                 )
-            if passed >= pace.quiet:
+            if passed >= due:
+                due = passed + max(pace.every, passed / 5) - pace.every / 2  # seldom, later on
                 on_progress(describe(growth.memory, memory, passed))
     except BaseException:
         task.cancel()
@@ -116,7 +121,7 @@ async def _failure(
     error = task.exception()
     if isinstance(error, HostError):
         return HostError(p._replace(found=last_words() or p.found) for p in error.problems)
-    return HostError(Problem("QEMU could not be asked", found=str(error)))
+    return HostError(Problem("QEMU could not be asked", found=str(error), hint=LOGS))
 
 
 def remedy(words: str) -> str:
@@ -176,5 +181,5 @@ def describe(memory: Memory, total: int, passed: float) -> str:
     """One line for the user: what QEMU is doing, as far as its memory shows."""
     if not memory.pinned:
         return f"waiting for QEMU: {passed:.0f} s, {memory.touched / GIB:.1f} GiB in use"
-    share = f" of {total / GIB:.0f}" if total else ""
+    share = f" of {total / GIB:.1f}" if total else ""
     return f"pinning memory: {memory.pinned / GIB:.1f}{share} GiB"

@@ -48,7 +48,8 @@ def listen_unix(
         if bound:
             os.unlink(target.name, dir_fd=place)
         raise HostError(
-            Problem("no socket could be made", where=path, found=error.strerror or str(error))
+            Problem("no socket could be made", where=path, found=error.strerror or str(error),
+                    hint=f"namei -l '{path}' shows what is in the way")
         ) from None
     finally:
         if place >= 0:

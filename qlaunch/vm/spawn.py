@@ -36,6 +36,7 @@ def start_qemu(
     memlock: int | None = None,
     cpus: CpuSet | None = None,
     env: Mapping[str, str] | None = None,
+    cgroup: str = "",
 ) -> QemuProcess:
     """Start QEMU; returns once the program has been executed, which is before it has read argv.
 
@@ -47,7 +48,7 @@ def start_qemu(
     pid = start_child(
         argv,
         fds=held,
-        setup=confinement(account, memlock, cpus),
+        setup=confinement(account, memlock, cpus, cgroup),
         env=clean_environment(os.environ, env or {}, account),
         cwd="/",
     )
@@ -55,13 +56,18 @@ def start_qemu(
 
 
 def confinement(
-    account: Account | None, memlock: int | None, cpus: CpuSet | None
+    account: Account | None, memlock: int | None, cpus: CpuSet | None, cgroup: str = ""
 ) -> list[Setup]:
-    """The calls made in the child, in order: what needs root first, then who it becomes."""
+    """The calls made in the child, in order: what needs root first, then who it becomes.
+
+    `cgroup` is the plan's: below /sys/fs/cgroup, or "" for ours.
+    """
     calls = [
         # A core file would be the guest's memory, lying on the host's disk.
         Setup("setrlimit(RLIMIT_CORE, 0)", lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
     ]
+    if cgroup:
+        calls.append(Setup(f"entering the cgroup {cgroup}", lambda: _enter(cgroup)))
     if memlock is not None:
         calls.append(_memlock(memlock))
     if cpus is not None:
@@ -75,6 +81,14 @@ def confinement(
     calls += _become(account) if account is not None else []
     calls.append(Setup("umask", lambda: os.umask(0o077)))
     return calls
+
+
+def _enter(cgroup: str) -> None:
+    fd = os.open(f"/sys/fs/cgroup{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")  # whoever writes it
+    finally:
+        os.close(fd)
 
 
 def _memlock(limit: int) -> Setup:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from types import FrameType, TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +25,7 @@ LAST_EVENTS = 2.0  # seconds for QMP to reach its end after QEMU's
 REDIAL = 1.0  # seconds between two attempts to reach a QEMU whose monitor was lost
 
 Reason = Literal["guest", "host", "stopped", "panic", "died", "gone", "stuck"]
+Beside = Callable[[Monitor, Log], Coroutine[Any, Any, None]]
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -105,15 +106,17 @@ async def watch(
     devices: int = 0,
     patience: Patience | None = None,
     control: str = "",
+    beside: Beside | None = None,
 ) -> End:
     """Until QEMU is gone: log its events, and climb the ladder once a stop is requested.
 
     `timeout` is the guest's, to shut down. When this returns QEMU has been reaped, except with
     reason "stuck". The monitor is left to be closed by the caller; when there is none, or it is
-    lost while QEMU lives, the path `control` is dialled until QEMU answers again.
+    lost while QEMU lives, the path `control` is dialled until QEMU answers again. `beside` runs
+    along with each of these monitors, and is cancelled at its end.
     """
     seen: dict[str, Event] = {}
-    line = _Line(monitor, process, control, log)
+    line = _Line(monitor, process, control, log, beside)
     follower = asyncio.ensure_future(line.follow(seen))
     stopped: Stopped | None = None
     try:
@@ -138,26 +141,43 @@ class _Line:
     """The monitor that is talked to at present: the caller's, and ours once that was lost."""
 
     def __init__(
-        self, monitor: Monitor | None, process: QemuProcess, control: str, log: Log
+        self, monitor: Monitor | None, process: QemuProcess, control: str, log: Log,
+        beside: Beside | None = None,
     ) -> None:
         self.monitor = monitor
         self._process = process
         self._control = control
         self._log = log
         self._ours: Monitor | None = None
+        self._beside = beside
 
     async def follow(self, seen: dict[str, Event]) -> None:
         """Note and tell all events, until QEMU has ended (or nothing can be dialled)."""
         while True:
             if self.monitor is not None:
-                async for event in self.monitor.events:
-                    seen[event.name] = event
-                    if text := describe(event):
-                        self._log(text)
+                async with self._along(self.monitor):
+                    async for event in self.monitor.events:
+                        seen[event.name] = event
+                        if text := describe(event):
+                            self._log(text)
                 self._log(f"QMP has ended: {self.monitor.lost}")
             if not self._control or not await self._redial():
                 return
             self._log("QMP answers again")
+
+    @contextlib.asynccontextmanager
+    async def _along(self, monitor: Monitor) -> AsyncIterator[None]:
+        if self._beside is None:
+            yield
+            return
+        task = asyncio.ensure_future(self._beside(monitor, self._log))
+        try:
+            yield
+        finally:
+            task.cancel()
+            (fault,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(fault, Exception):
+                self._log(f"no longer looked after: {fault}")
 
     async def _redial(self) -> bool:
         """Whether there is a new connection; False when QEMU has ended."""
