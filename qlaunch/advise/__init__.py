@@ -1,0 +1,1 @@
+"""What a host lacks and what a first profile for it says: pure rules over facts and plans."""

@@ -1,0 +1,1 @@
+"""Preparing the host for passthrough, once: kernel parameters, drop-ins, access without root."""

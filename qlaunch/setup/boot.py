@@ -1,0 +1,177 @@
+"""Which boot loader starts the host, and which kernel parameters it has.
+
+Read are GRUB's /etc/default/grub and, where grub-mkconfig reads it too, /etc/default/grub.d; the
+`options` lines of loader entries (UAPI Boot Loader Specification, type #1), which Fedora's GRUB
+has as well; /etc/kernel/cmdline (kernel-install(8)); and kernelstub's own configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from qlaunch.errors import Problem
+from qlaunch.setup.model import Boot, SetupFacts
+
+GRUB = "/etc/default/grub"
+CMDLINE = "/etc/kernel/cmdline"
+CMDLINE_OF_VENDOR = "/usr/lib/kernel/cmdline"
+KERNELSTUB = "/etc/kernelstub/configuration"
+ENTRY_DIRS = ("/efi/loader/entries", "/boot/efi/loader/entries", "/boot/loader/entries")
+LOADER_CONFS = tuple(d.replace("/entries", "/loader.conf") for d in ENTRY_DIRS)
+_SHELL_WORDS = re.compile(r"^\s*(?:export\s+)?GRUB_CMDLINE_LINUX(?:_DEFAULT)?\+?=(.*)$", re.M)
+_RESCUE = re.compile(r"fallback|rescue|recovery", re.I)
+
+
+def find_boot(facts: SetupFacts) -> tuple[Boot, tuple[Problem, ...]]:
+    """Which boot loader's parameters count, or why that cannot be told.
+
+    Where two are installed, the firmware variable LoaderInfo says which one started the system
+    (systemd's Boot Loader Interface; GRUB writes it since 2.12).
+    """
+    known = _by_tool(facts)
+    if known:
+        return known, ()
+    systemd = any(path in facts.files for path in LOADER_CONFS) or bool(linux_entries(facts))
+    grub = GRUB in facts.files
+    if not (systemd or grub) or (facts.loader.startswith("systemd-boot") and not systemd):
+        return "", (nothing_found(facts),)
+    if systemd and grub:
+        return _of_two(facts)
+    return ("systemd-boot", ()) if systemd else ("grub", tuple(_unsure(facts)))
+
+
+def _unsure(facts: SetupFacts) -> list[Problem]:
+    """An ordinary user may not see the boot partition, and so not all loaders."""
+    if facts.loader or not set(facts.denied) & {*LOADER_CONFS, *ENTRY_DIRS}:
+        return []
+    return [Problem("this user may not look into the boot partition; GRUB is taken for granted",
+                    severity="note", hint="the same command with sudo is sure")]
+
+
+def lacking(boot: Boot, facts: SetupFacts) -> Problem | None:
+    """What a boot loader that was named would need to be this host's."""
+    tools = {
+        "grub": ("update-grub", "grub-mkconfig", "grub2-mkconfig"), "kernelstub": ("kernelstub",),
+        "grubby": ("grubby",), "rpm-ostree": ("rpm-ostree",),
+    }.get(boot, ())
+    if not tools or facts.programs.intersection(tools):
+        return None
+    return Problem(f"--boot {boot} needs {' or '.join(tools)}, which is not here",
+                   hint="leave --boot out: it is found out by itself")
+
+
+def _by_tool(facts: SetupFacts) -> Boot:
+    """A tool that has the last word on the parameters, whatever starts the host."""
+    if facts.ostree and "rpm-ostree" in facts.programs:
+        return "rpm-ostree"
+    if "kernelstub" in facts.programs and KERNELSTUB in facts.files:
+        return "kernelstub"
+    fedora = {"fedora", "rhel"} & {facts.id, *facts.like}
+    return "grubby" if fedora and "grubby" in facts.programs else ""
+
+
+def _of_two(facts: SetupFacts) -> tuple[Boot, tuple[Problem, ...]]:
+    if facts.loader.startswith("systemd-boot"):
+        return "systemd-boot", ()
+    if facts.loader.startswith("GRUB"):
+        return "grub", ()
+    return "", (Problem(
+        "both GRUB and systemd-boot are installed; which one starts this host cannot be told",
+        found=f"{GRUB}, {next((p for p in LOADER_CONFS if p in facts.files), ENTRY_DIRS[-1])}",
+        hint="say which: --boot grub or --boot systemd-boot",
+    ),)
+
+
+def nothing_found(facts: SetupFacts) -> Problem:
+    if facts.denied:
+        return Problem("the boot loader's files cannot be read by this user",
+                       found=", ".join(facts.denied), hint="the same command with sudo")
+    return Problem(
+        "no boot loader was found whose kernel parameters can be set",
+        allowed="GRUB, systemd-boot, kernelstub, grubby, rpm-ostree",
+        hint="--boot none does the rest, and tells which ones to add by hand",
+    )
+
+
+# -- what is there ----------------------------------------------------------------------------
+
+
+def wordlists(boot: Boot, facts: SetupFacts) -> list[list[str]]:
+    """The parameters of the next boot, as far as files tell, for each place that has some."""
+    if boot == "grub":
+        texts = [t for p, t in facts.files.items() if p.startswith(GRUB)]
+        return [[w for text in texts for w in _shell_words(text)]]
+    if boot == "kernelstub":
+        return [kernelstub_options(facts)]
+    if boot == "grubby":
+        entries = [entry_words(t) for t in linux_entries(facts).values()]
+        if entries and not any("$kernelopts" in words for words in entries):
+            return entries
+        return [_shell_words(facts.files.get(GRUB, ""))]
+    if boot in ("rpm-ostree", "none"):
+        return [facts.cmdline.split()]
+    by_hand, from_cmdline = systemd_places(facts)
+    texts_of = linux_entries(facts)
+    found = [entry_words(texts_of[path]) for path in by_hand]
+    return [*found, cmdline_text(facts).split()] if from_cmdline else found
+
+
+def cannot_tell(boot: Boot, facts: SetupFacts) -> bool:
+    """Whether the next boot's parameters are where no file that may be read tells them: then the
+    record says what is there. rpm-ostree's are in its deployments."""
+    return boot == "rpm-ostree" or (boot == "grubby" and bool({*ENTRY_DIRS} & {*facts.denied}))
+
+
+def systemd_places(facts: SetupFacts) -> tuple[list[str], bool]:
+    """Entries that are written by hand, and whether others come from /etc/kernel/cmdline.
+
+    A fallback or rescue entry written by hand stays as it is: it is for when parameters are wrong.
+    """
+    entries = linux_entries(facts)
+    generated = {path for path in entries if _is_generated(path, facts)}
+    by_hand = sorted(p for p in entries.keys() - generated if not _RESCUE.search(p))
+    return by_hand, bool(generated) or (CMDLINE in facts.files and not by_hand)
+
+
+def _is_generated(path: str, facts: SetupFacts) -> bool:
+    """TOKEN-RELEASE.conf, with a boot counter at most: kernel-install's names."""
+    name = re.sub(r"(\+\d+(-\d+)?)?\.conf$", "", path.rpartition("/")[2])
+    return any(name == f"{token}-{k.release}" for token in facts.token for k in facts.kernels)
+
+
+def cmdline_text(facts: SetupFacts) -> str:
+    """/etc/kernel/cmdline, or what kernel-install(8) takes without it: the vendor's, else the
+    running kernel's without what the boot loader put in front."""
+    for path in (CMDLINE, CMDLINE_OF_VENDOR):
+        if path in facts.files:
+            return facts.files[path]
+    words = [w for w in facts.cmdline.split() if not w.startswith(("BOOT_IMAGE=", "initrd="))]
+    return " ".join(words) + "\n" if words else ""
+
+
+def _shell_words(text: str) -> list[str]:
+    return [w.strip("\"'") for line in _SHELL_WORDS.findall(text)
+            for w in line.partition(" #")[0].split()]
+
+
+def kernelstub_options(facts: SetupFacts) -> list[str]:
+    """Its user's list; "default" is what a new user's begins with."""
+    try:
+        whole = json.loads(facts.files.get(KERNELSTUB, "{}"))
+        options = (whole.get("user") or whole.get("default") or {}).get("kernel_options", [])
+    except (ValueError, AttributeError):
+        return []
+    return options.split() if isinstance(options, str) else [str(o) for o in options]
+
+
+def linux_entries(facts: SetupFacts) -> dict[str, str]:
+    """Loader entries that start Linux."""
+    return {
+        path: text for path, text in facts.files.items()
+        if path.rpartition("/")[0] in ENTRY_DIRS and re.search(r"^linux\s", text, re.M)
+    }
+
+
+def entry_words(text: str) -> list[str]:
+    return [w for line in re.findall(r"^options\s+(.*)$", text, re.M) for w in line.split()]
