@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from qlaunch.errors import HostError, Problem
 from qlaunch.profile.read import Loaded, find_profile, read_profile
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from qlaunch.plan.model import Plan
 
 
-class Made(NamedTuple):
+class Made(Struct, frozen=True):
     """A profile, the facts it was planned with, and the plan."""
 
     loaded: Loaded
@@ -23,7 +25,7 @@ class Made(NamedTuple):
 
 
 def add_profile_arguments(parser: argparse.ArgumentParser, *, facts: bool = True) -> None:
-    """PROFILE, --set and --facts."""
+    """PROFILE, --set, --install and --facts."""
     parser.add_argument(
         "profile", metavar="PROFILE",
         help="a file, or a name looked up in ./, ~/.config/qlaunch/ and /etc/qlaunch/",
@@ -31,6 +33,11 @@ def add_profile_arguments(parser: argparse.ArgumentParser, *, facts: bool = True
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
         help="override one key for this call, e.g. --set cpu.cores=4",
+    )
+    parser.add_argument(
+        "--install", action="store_true",
+        help="for the guest's installation: an emulated display in a window, none of the host's "
+        "devices, the CD first",
     )
     if facts:
         parser.add_argument(
@@ -41,7 +48,13 @@ def add_profile_arguments(parser: argparse.ArgumentParser, *, facts: bool = True
 
 def load(args: argparse.Namespace) -> Loaded:
     """The profile that the arguments name. Raises ProfileError or UsageError."""
-    return read_profile(find_profile(args.profile), args.overrides)
+    loaded = read_profile(find_profile(args.profile), args.overrides)
+    if not getattr(args, "install", False):
+        return loaded
+    from qlaunch.plan.install import for_installing
+
+    profile, keys, changes = for_installing(loaded.profile)
+    return loaded.changed(profile, keys, "--install", "; ".join(changes) or "nothing to change")
 
 
 def make(args: argparse.Namespace, *, holders: bool = False) -> Made:
@@ -62,7 +75,12 @@ def plan_for(loaded: Loaded, snapshot: str | None, *, holders: bool) -> tuple[Ho
         from pathlib import Path
 
         facts = read_snapshot(Path(snapshot))
-    return facts, make_plan(loaded.profile, facts)
+    profile = loaded.profile
+    if loaded.by:
+        from qlaunch.plan.install import with_window
+
+        profile = with_window(profile, facts)
+    return facts, make_plan(profile, facts)
 
 
 def located(problems: Sequence[Problem], loaded: Loaded) -> list[Problem]:
@@ -79,6 +97,15 @@ def warnings_of(made: Made) -> list[Problem]:
     """All that the plan found, as warnings: for verbs that only show."""
     problems = [*made.loaded.warnings, *located(made.plan.problems, made.loaded)]
     return [p._replace(severity="warning") if p.severity == "error" else p for p in problems]
+
+
+def quirks_in(made: Made) -> list[Problem]:
+    """What is known of the host devices that the profile names."""
+    if not made.plan.cards:
+        return []
+    from qlaunch.plan.quirks import quirk_problems
+
+    return located(quirk_problems(made.plan, made.facts), made.loaded)
 
 
 def refuse_faults(plan: Plan, loaded: Loaded) -> list[Problem]:

@@ -1,4 +1,7 @@
-"""Leave the terminal: the launcher goes on in a session of its own, and tells when it runs."""
+"""Leave the terminal: the launcher goes on in a session of its own, and tells when it runs.
+
+Where a systemd keeps services over all logouts, `run` is one instead (cli/unit.py).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from shlex import join
 from typing import NoReturn
 
 from qlaunch.children import ENDING, held_signals
 from qlaunch.cli.main import tell
 from qlaunch.cli.text import say, write
-from qlaunch.errors import EXIT_FAILED, EXIT_OK, QlaunchError
+from qlaunch.errors import EXIT_FAILED, EXIT_OK, Problem, QlaunchError
 
 
 def detached(name: str, session: Callable[[Callable[[], None]], int]) -> int:
@@ -21,6 +26,7 @@ def detached(name: str, session: Callable[[Callable[[], None]], int]) -> int:
     Errors up to then are the caller's to see, on their terminal; later ones are in the log. Ctrl-C
     until then stops the start; when this process is ended otherwise, the child goes on.
     """
+    tell(at_logout())
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
@@ -30,7 +36,7 @@ def detached(name: str, session: Callable[[Callable[[], None]], int]) -> int:
             os.close(reader)
             _child(session, writer)
         os.close(writer)
-    running, ended = _wait(pid, reader, name)
+        running, ended = _wait(pid, reader, name)
     if running:
         write(f"{name} runs; qlaunch status '{name}', qlaunch stop '{name}'\n")
         return EXIT_OK
@@ -41,12 +47,38 @@ def detached(name: str, session: Callable[[Callable[[], None]], int]) -> int:
     return code
 
 
+def at_logout(root: Path = Path("/")) -> list[Problem]:
+    """What would keep this machine from outliving the login, as warnings."""
+    from qlaunch.facts.invoker import read_invoker
+    from qlaunch.facts.logout import read_logout
+
+    user = read_invoker()
+    found = read_logout(user.name, user.uid, "" if user.root else user.runtime_dir, root)
+    linger = f"sudo loginctl enable-linger {user.name}"
+    if found.kills:
+        command = f"qlaunch {join(sys.argv[1:])}"
+        hint = f"sudo systemd-run --scope {command}"
+        if not user.root:
+            hint = f"{linger}; systemd-run --user --scope {command}" if found.loses else (
+                f"systemd-run --user --scope {command}"
+            )
+        return [Problem("systemd ends this machine when you log out",
+                        found=f"KillUserProcesses=yes for {found.scope}", hint=hint,
+                        severity="warning")]
+    if found.loses:
+        return [Problem("once you have logged out everywhere, qlaunch cannot reach this machine",
+                        found=f"{user.runtime_dir} is removed then: lingering is off",
+                        hint=linger, severity="warning")]
+    return []
+
+
 def _wait(pid: int, reader: int, name: str) -> tuple[bool, int]:
     """Whether it runs, else the child's wait status. Ctrl-C is handed on to the child."""
     running = b""
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         while True:
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # what came before is for it too
                 running = running or pipe.read(1) or b""
                 return running == b"r", 0 if running else os.waitpid(pid, 0)[1]
             except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from qlaunch.cli.text import write, write_json
-from qlaunch.errors import EXIT_OK
+from qlaunch.errors import EXIT_OK, Problem
 from qlaunch.facts.model import HostFacts, PciDevice
 from qlaunch.plan.cards import is_display
 from qlaunch.plan.handover import Group, groups
@@ -21,6 +21,7 @@ example:
   qlaunch devices               all groups
   qlaunch devices 03:00.0       the group of one device
   qlaunch devices --cards       groups with a graphics card
+  qlaunch devices --vgpu        what can be shared between guests
   qlaunch devices --json | jq '.[] | select(.obstacles == [])'
 """
 
@@ -38,12 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which devices, and --json."""
     parser.add_argument("address", nargs="*", metavar="ADDRESS", help="only the groups of these")
     parser.add_argument("--cards", action="store_true", help="only groups with a graphics card")
+    parser.add_argument(
+        "--vgpu", action="store_true",
+        help="what can be sliced: mediated device types, virtual functions",
+    )
     parser.add_argument("--facts", metavar="FILE", help="a snapshot instead of this host")
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the groups."""
+    if args.vgpu:
+        from qlaunch.cli.slices import run_slices
+
+        return run_slices(args)
     from qlaunch.facts.model import Wanted
     from qlaunch.facts.probe import read_facts, read_snapshot
 
@@ -63,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
                     "devices": g.devices,
                     "obstacles": [p._asdict() for p in g.obstacles],
                     "warnings": [p._asdict() for p in g.warnings],
+                    "quirks": [p._asdict() for p in _quirks(g)],
                 }
                 for g in found
             ]
@@ -93,7 +103,7 @@ def group_text(group: Group) -> str:
     for device in group.devices:
         lines += _device_lines(device)
     if not all(d.is_bridge for d in group.devices):
-        for problem in (*group.obstacles, *group.warnings):
+        for problem in (*group.obstacles, *group.warnings, *_quirks(group)):
             said = f"{problem.message} ({problem.found})" if problem.found else problem.message
             lines += wrap(f"{problem.severity}: {said}", 80, initial_indent="  ",
                           subsequent_indent="    ")
@@ -116,6 +126,12 @@ def _device_lines(device: PciDevice) -> list[str]:
     if device.boot_vga:
         extra.append("the firmware's boot display")
     return [line, *(f"      {text}" for text in extra)]
+
+
+def _quirks(group: Group) -> list[Problem]:
+    from qlaunch.plan.quirks import quirks_of
+
+    return [quirk.problem(device, "") for device in group.devices for quirk in quirks_of(device)]
 
 
 def _kind(code: int) -> str:

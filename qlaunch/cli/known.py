@@ -29,10 +29,20 @@ def known_machine(base: str, text: str) -> str:
         run_as_root(name)
     near = nearest(name, [*names, *ours])
     hint = "qlaunch ps" if os.geteuid() == 0 else "qlaunch ps; root's machines: sudo qlaunch ps"
+    if _has_run(name):
+        hint, near = f"qlaunch logs '{name}' tells how it ended", ""
     raise HostError(
         Problem(f"no machine {name} runs or left something behind", where=base,
                 hint=f"did you mean {near}?" if near else hint)
     )
+
+
+def _has_run(name: str) -> bool:
+    from qlaunch.facts.invoker import read_invoker
+    from qlaunch.plan.paths import machine_paths
+    from qlaunch.run.story import LOG
+
+    return os.access(f"{machine_paths(name, read_invoker()).state}/{LOG}", os.R_OK)
 
 
 def machines_of_root() -> list[str]:

@@ -5,6 +5,7 @@ grows.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
 def _more(path: Path, start: int) -> int:
     try:
         with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < start:
+                start = 0  # it was begun anew
             file.seek(start)
             raw = file.read()
     except OSError:

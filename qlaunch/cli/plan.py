@@ -21,12 +21,13 @@ from qlaunch.cli.common import (
     located,
     make,
     plan_for,
+    quirks_in,
     warnings_of,
 )
 from qlaunch.cli.main import tell
 from qlaunch.cli.text import write, write_json
 from qlaunch.errors import EXIT_OK, Problem, UsageError
-from qlaunch.plan.model import Plan
+from qlaunch.plan.model import PinPlan, Plan
 from qlaunch.plan.steps import Step
 from qlaunch.profile.read import find_profile, read_profile
 
@@ -38,6 +39,7 @@ example:
   qlaunch plan win7.toml --diff other.toml
   qlaunch plan win7.toml --facts rack7.json   the same on another machine
 """
+_BREAK = re.compile(r"(?<= )|(?<=[^,],)(?=[^,])")  # after a space, or one comma
 _KEY = re.compile(r"[a-z_]+(\[\d+\])?(\.[a-z_]+(\[\d+\])?)*")
 
 
@@ -70,6 +72,7 @@ class Shown(Struct, frozen=True):
     options: tuple[ShownOption, ...]
     fds: dict[str, str]
     problems: tuple[dict[str, str], ...]
+    pins: PinPlan | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,12 +88,12 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan."""
     made = make(args)
     if args.diff:
-        tell(warnings_of(made))
+        tell([*warnings_of(made), *quirks_in(made)])
         write(_diff(args, made))
     elif args.json:
         write_json(shown(made))
     else:
-        tell(warnings_of(made))
+        tell([*warnings_of(made), *quirks_in(made)])
         write(plan_text(made))
     return EXIT_OK
 
@@ -108,6 +111,7 @@ def shown(made: Made) -> Shown:
             p._asdict()
             for p in (*made.loaded.warnings, *located(plan.problems, made.loaded))
         ),
+        plan.pins,
     )
 
 
@@ -124,7 +128,8 @@ def reason(why: str, made: Made) -> str:
 
 
 def plan_text(made: Made) -> str:
-    """The whole, at most 80 columns wide where the words allow it."""
+    """The whole, at most 80 columns wide where the words allow it: an option that is longer goes on
+    in the next line (`argv` has it in one)."""
     plan = made.plan
     lines = [f"{plan.name}: {_summary(plan)}", ""]
     if plan.steps:
@@ -132,7 +137,12 @@ def plan_text(made: Made) -> str:
         for number, step in enumerate(plan.steps, 1):
             lines += _line(f"{number:3}  {step}", reason(step.why, made), 5)
         lines.append("")
+    if plan.makes:
+        lines += ["made when missing, and kept:"]
+        lines += [line for make in plan.makes
+                  for line in folded(f"  {make.path}: {make.what}", 4)] + [""]
     lines += _helpers(plan)
+    lines += _threads(made)
     lines.append("command line:")
     lines.append(quote(plan.qemu))
     for option in plan_options(plan):
@@ -157,20 +167,60 @@ def _helpers(plan: Plan) -> list[str]:
             where = f" on bridge {nic.bridge}" if nic.bridge else ""
             vhost = ", vhost" if nic.vhost_fds else ""
             lines.append(f"  a tap{where} for net{nic.index} ({nic.queues} queue(s){vhost})")
+        elif nic.kind == "macvtap":
+            lines.append(f"  {nic.ifname} for net{nic.index} ({nic.queues} queue(s))")
     lines += [f"  {f.of} as fd {f.number}" for f in plan.fds if f.kind == "file"]
+    lines += [
+        f"  a temporary file for the writes to {d.file} as fd {d.overlay}"
+        for d in plan.disks if d.overlay is not None
+    ]
+    lines += [f"  {' '.join(map(quote, h.argv))} for {h.key}" for h in plan.helpers]
+    lines = [part for line in lines for part in folded(line, 4)]
     return ["opened for QEMU, gone when it ends:", *lines, ""] if lines else []
+
+
+def _threads(made: Made) -> list[str]:
+    """Which host CPUs the machine's threads run on, and how they are scheduled."""
+    pins = made.plan.pins
+    if pins is None:
+        return []
+    lines = []
+    step = made.plan.cpu.threads
+    for first in range(0, len(pins.vcpus), step):
+        cpus = " ".join(str(one) for one in pins.vcpus[first : first + step])
+        names = f"vCPU {first}" if step == 1 else f"vCPUs {first}-{first + step - 1}"
+        lines.append(f"  {names:12} on CPU {cpus.replace(' ', ' and ')}")
+    for name, where in (("emulator", pins.emulator), ("iothreads", pins.iothreads)):
+        lines += [f"  {name:12} on CPU {where}"] * (where is not None)
+    if pins.sched or pins.nice is not None:
+        priority = f", priority {pins.priority}" if pins.priority else ""
+        nice = f", nice {pins.nice}" if pins.nice is not None else ""
+        lines.append(f"  {'vCPUs':12} scheduled as {pins.sched or 'other'}{priority}{nice}")
+    why = _line("threads:", reason(pins.why, made), 2)
+    return [*why, *lines, ""]
 
 
 def _line(text: str, why: str, indent: int) -> list[str]:
     if not why:
-        return [text]
+        return folded(text, indent)
     comment = f"# {why}"
     if len(text) + 2 + len(comment) <= WIDTH:
         return [f"{text:{max(len(text), WIDTH - 2 - len(comment))}}  {comment}"]
     from textwrap import wrap
 
     pad = " " * indent
-    return [text, *wrap(why, WIDTH, initial_indent=f"{pad}# ", subsequent_indent=f"{pad}# ")]
+    comments = wrap(why, WIDTH, initial_indent=f"{pad}# ", subsequent_indent=f"{pad}# ")
+    return [*folded(text, indent), *comments]
+
+
+def folded(text: str, indent: int) -> list[str]:
+    """In lines of WIDTH, broken after spaces and commas; a longer word stays whole."""
+    lines = [""]
+    for part in _BREAK.split(text):
+        if lines[-1].strip() and len(lines[-1]) + len(part.rstrip()) > WIDTH:
+            lines.append(" " * indent)
+        lines[-1] += part
+    return [line.rstrip() for line in lines]
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -204,6 +254,7 @@ def _last(plan: Plan) -> list[str]:
                     hint="--diff OTHER.toml compares with another profile")
         ) from None
     except OSError as error:
-        raise UsageError(Problem("the last start cannot be read", path, str(error))) from None
+        raise UsageError(Problem("the last start cannot be read", path, str(error),
+                                 hint="--diff OTHER.toml compares with another profile")) from None
 
 

@@ -6,15 +6,17 @@ As root all of root's; otherwise your own, and those that root runs for you.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from qlaunch.cli.base import runtime_base
 from qlaunch.cli.known import machines_of_root
 from qlaunch.cli.text import columns, write, write_json
 from qlaunch.errors import EXIT_OK
 from qlaunch.run.info import (
+    QMP,
     find_qemu,
     find_supervisor,
     is_alive,
@@ -27,9 +29,11 @@ EXAMPLE = """\
 example:
   qlaunch ps
   qlaunch ps --json | jq -r '.[].name'
-states: running; starting; unsupervised (its launcher is gone: qlaunch recover
-NAME); left over (both are gone: qlaunch recover NAME gives its devices back);
-root's (started through root: status, stop and recover ask for root again)
+states: running; starting; paused, or another of QEMU's words for a guest that
+stands still (qlaunch status NAME says what to do); unsupervised (its launcher
+is gone: qlaunch recover NAME); left over (both are gone: qlaunch recover NAME
+gives its devices back); root's (started through root: status, stop and recover
+ask for root again)
 """
 
 
@@ -51,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def machines(base: str) -> list[Machine]:
     """All of them, by name; then those that root runs for this user, as far as can be seen."""
-    return [machine(base, name) for name in machine_names(base)] + [
+    return _asked(base, [machine(base, name) for name in machine_names(base)]) + [
         Machine(name=name, state="root's", qemu_pid=None, launcher_pid=None, started=None,
                 devices=()) for name in machines_of_root()
     ]
@@ -76,6 +80,27 @@ def machine(base: str, name: str) -> Machine:
     )
 
 
+def _asked(base: str, found: list[Machine]) -> list[Machine]:
+    """Those that run, in QEMU's words where the guest does not (`paused`); its monitor may be
+    another program's just now, then nothing is said of that."""
+    infos = {m.name: read_info(f"{base}/{m.name}") for m in found if m.state == "running"}
+    if not any(infos.values()):
+        return found
+    from qlaunch.run.talk import plug
+    from qlaunch.vm.glance import close_all, glance
+
+    monitors = {}
+    for name, info in infos.items():
+        with contextlib.suppress(OSError):
+            if info is not None:
+                monitors[name] = plug(info, f"{info.socket_dir}/{QMP}")
+    try:
+        words = dict(zip(monitors, glance([*monitors.values()]), strict=True))
+    finally:
+        close_all([*monitors.values()])
+    return [structs.replace(m, state=words.get(m.name) or m.state) for m in found]
+
+
 def run(args: argparse.Namespace) -> int:
     """Print the list."""
     found = machines(runtime_base())
@@ -84,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
     elif not found:
         write("no machine runs\n")
     else:
-        write(columns([_row(m) for m in found], ("NAME", "STATE", "PID", "UP", "DEVICES")))
+        write(columns([_row(m) for m in found], ("NAME", "STATE", "PID", "UP", "DEVICES"),
+                      fold=True))
     return EXIT_OK
 
 

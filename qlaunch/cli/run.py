@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from qlaunch.cli.common import add_profile_arguments, load, plan_for, refuse_faults
 from qlaunch.cli.main import tell
+from qlaunch.errors import Problem, UsageError
 
 if TYPE_CHECKING:
-    from qlaunch.errors import Problem
     from qlaunch.plan.model import Plan
     from qlaunch.profile.read import Loaded
 
@@ -25,6 +25,7 @@ example:
   qlaunch run win7.toml
   qlaunch run win7 --detach                 it outlives the terminal
   qlaunch run win7.toml --set cpu.cores=4   once, without editing the profile
+  qlaunch run win7.toml --install           from its CD, without the card
   qlaunch run win7.toml --dry-run           the same as qlaunch plan
 exit codes: 0 ended well, 1 failed and the host is as it was, 2 the profile is
 at fault, 3 something is not given back (what, and what to type, is told)
@@ -32,15 +33,28 @@ at fault, 3 something is not given back (what, and what to type, is told)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """PROFILE, --detach, --dry-run."""
+    """PROFILE, --detach, --guest-status, --dry-run."""
     add_profile_arguments(parser, facts=False)
-    parser.add_argument("--detach", action="store_true", help="return once the guest runs")
+    parser.add_argument(
+        "--detach", action="store_true",
+        help="return once the guest runs; with systemd it is the service qlaunch-NAME",
+    )
+    parser.add_argument(
+        "--guest-status", action="store_true",
+        help="exit as QEMU did, with what the guest wrote to its isa-debug-exit (n is 2n+1), "
+        "unless something is not given back",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
     parser.add_argument("-q", "--quiet", action="store_true", help="say only what goes wrong")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry the plan out."""
+    if args.detach and args.guest_status:
+        raise UsageError(Problem(
+            "--guest-status waits for the guest's end, and --detach does not", "qlaunch run",
+            hint="leave one of them out",
+        ))
     if args.dry_run:
         from qlaunch.cli.plan import run as show_plan
 
@@ -58,11 +72,36 @@ def run(args: argparse.Namespace) -> int:
         if plan.needs_root:
             tell(warnings)
             become_root(plan)
-    if args.detach:
+    return _detached(args, loaded) if args.detach else _session(args, loaded, None)
+
+
+def _detached(args: argparse.Namespace, loaded: Loaded) -> int:
+    """As a service of systemd's where it can be one, else as a child of its own session."""
+    from qlaunch.cli import early, unit
+
+    def session(running: Callable[[], None]) -> int:
+        return _session(args, loaded, running)
+
+    if unit.is_service():
+        return unit.reported(session)
+    manager = unit.manager()
+    if not manager:
         from qlaunch.cli.detach import detached
 
-        return detached(loaded.profile.name, lambda running: _session(args, loaded, running))
-    return _session(args, loaded, None)
+        return detached(loaded.profile.name, session)
+    if early.helper is not None:
+        early.helper.close()  # the service has its own
+    return unit.in_unit(loaded.profile.name, manager)
+
+
+def _started() -> None:
+    """The guest runs: a service has been started."""
+    import os
+
+    if "NOTIFY_SOCKET" in os.environ:
+        from qlaunch.cli.notify import notify
+
+        notify("READY=1\nSTATUS=the guest runs")
 
 
 def _session(
@@ -84,10 +123,12 @@ def _session(
 
     story = Story(quiet=args.quiet)
     try:
-        return Session(
+        session = Session(
             loaded, make_plan, story, base=runtime_base(), terminal=running is None,
-            on_running=running or (lambda: None), net=early.helper,
-        ).run()
+            on_running=running or _started, net=early.helper,
+        )
+        code = session.run()
+        return session.status if args.guest_status and session.status else code
     finally:
         story.close()
 

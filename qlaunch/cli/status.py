@@ -1,4 +1,6 @@
-"""Tell one machine's state: since when it runs, what it holds, where its log is."""
+"""Tell one machine's state: since when it runs or whether it is paused, what it
+holds, where its ports, its picture and its log are.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,17 @@ import msgspec
 
 from qlaunch.cli.base import runtime_base
 from qlaunch.cli.known import known_machine
-from qlaunch.cli.ps import duration, machine
+from qlaunch.cli.ps import Machine, duration, machine
+from qlaunch.cli.seen import NEXT, Seen, look
 from qlaunch.cli.text import write, write_json
 from qlaunch.errors import EXIT_OK
-from qlaunch.run.info import read_info
+from qlaunch.run.info import Info, read_info
 from qlaunch.run.journal import FILE_NAME, Stage, read_journal
 
 EXAMPLE = """\
 example:
   qlaunch status win7
-  qlaunch status win7 --json
+  qlaunch status win7 --json | jq -r .seen.status
 """
 
 
@@ -39,35 +42,55 @@ def run(args: argparse.Namespace) -> int:
     info = read_info(f"{base}/{name}")
     stage, pending = journal_state(f"{base}/{name}")
     load = read_load(found.qemu_pid) if found.qemu_pid else None
+    seen = look(info) if info and found.qemu_pid else None
     if args.json:
         write_json({
             **msgspec.structs.asdict(found), "stage": stage, "steps_to_undo": pending,
             "info": info, "load": load,
+            "seen": seen.record() if seen else None,
         })
         return EXIT_OK
-    lines = [f"{name}: {found.state}"]
+    lines = [f"{name}: {_state(found, seen)}"]
     if info is not None:
-        lines += [
-            f"  since     {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(info.started))} "
-            f"({duration(time.time() - info.started)})",
-            f"  profile   {info.profile}",
-            f"  guest     {info.vcpus} vCPU(s), {info.memory >> 20} MiB",
-            f"  monitor   {info.socket_dir}/qmp.sock",
-            f"  log       {info.state_dir}/qlaunch.log",
-        ]
+        lines += _told(info)
     lines.append(f"  processes QEMU {found.qemu_pid or '-'}, launcher {found.launcher_pid or '-'}")
     if load is not None:
         lines.append(
             f"  load      {load.cpu_percent:.0f} % of a CPU, {load.resident >> 20} MiB resident, "
             f"{load.threads} threads"
         )
+    if seen is not None:
+        lines += seen.lines()
+    elif found.qemu_pid:
+        lines.append("  monitor   another program has it: whether the guest is paused is not known")
     if stage:
         lines.append(f"  stage     {stage}")
     lines += [f"  to undo   {text}" for text in pending]
     if found.state in ("unsupervised", "left over"):
         lines.append(f"hint: qlaunch recover '{name}'")
+    elif seen is not None and seen.status in NEXT:
+        lines.append(f"hint: {NEXT[seen.status].format(name=name)}")
     write("\n".join(lines) + "\n")
     return EXIT_OK
+
+
+def _state(found: Machine, seen: Seen | None) -> str:
+    """The launcher's word; QEMU's where the guest does not run."""
+    if seen is None or seen.status == "running":
+        return found.state
+    return seen.status if found.state == "running" else f"{found.state}, {seen.status}"
+
+
+def _told(info: Info) -> list[str]:
+    """What was written down at its start."""
+    return [
+        f"  since     {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(info.started))} "
+        f"({duration(time.time() - info.started)})",
+        f"  profile   {info.profile}",
+        f"  guest     {info.vcpus} vCPU(s), {info.memory >> 20} MiB",
+        f"  monitor   {info.socket_dir}/qmp.sock",
+        f"  log       {info.state_dir}/qlaunch.log",
+    ]
 
 
 class Load(msgspec.Struct, frozen=True):

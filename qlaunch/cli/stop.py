@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Literal
 
 from qlaunch.cli.base import runtime_base
@@ -20,7 +21,7 @@ from qlaunch.cli.text import say
 from qlaunch.errors import EXIT_NOT_RESTORED, EXIT_OK, HostError, Problem
 from qlaunch.run.info import find_supervisor, is_supervised, kill_qemu, read_info
 from qlaunch.run.journal import FILE_NAME
-from qlaunch.run.story import ended_how, log_size
+from qlaunch.run.story import ended_how, last_line, log_size
 
 EXAMPLE = """\
 example:
@@ -30,6 +31,7 @@ example:
   qlaunch stop win7 --force     QEMU is killed; the devices are given back too
 """
 POLL = 0.1
+LEAST, EVERY = 1.0, 10.0  # seconds between two lines: that differ, that tell the same
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     # The profile's, and what quit and the return of devices may take on top.
     patience = wanted or (info.stop_timeout if info else 60.0) + 60.0
     say(f"{name}: {_ask(runtime, name, _how(args))}, waiting up to {patience:g} s")
-    code = _wait(runtime, name, patience)
+    code = _wait(runtime, name, patience, lambda: last_line(state_dir, offset))
     if code == EXIT_OK:
         say(ended_how(state_dir, name, offset) or f"{name}: ended, all given back")
     return code
@@ -88,15 +90,26 @@ def _ask(runtime: str, name: str, how: Literal["ask", "now", "kill"]) -> str:
     return "to be quit, without the guest" if how == "now" else "asked to stop"
 
 
-def _wait(runtime: str, name: str, patience: float) -> int:
-    deadline = time.monotonic() + patience
+def _wait(runtime: str, name: str, patience: float, doing: Callable[[], str]) -> int:
+    """`doing` is the launcher's last word on it, told when it is another and every 10 s."""
+    start = told = time.monotonic()
+    last = ""
     while is_supervised(runtime):
-        if time.monotonic() > deadline:
+        time.sleep(POLL)
+        now = time.monotonic()
+        if now - start > patience:
             raise HostError(
                 Problem(f"{name} has not ended within {patience:g} s",
                         hint=f"qlaunch stop '{name}' --now, then --force")
             )
-        time.sleep(POLL)
+        if now - told < LEAST:
+            continue
+        word = doing()
+        if word.startswith(f"{name}: ended"):
+            continue  # it is told below
+        if word != last or now - told >= EVERY:
+            say(f"{name}: {word or 'still waiting'} ({now - start:.0f} s)")
+            last, told = word, now
     if os.path.lexists(f"{runtime}/{FILE_NAME}"):
         say(f"{name}: not everything was given back: qlaunch recover '{name}'")
         return EXIT_NOT_RESTORED

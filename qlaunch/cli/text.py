@@ -20,15 +20,54 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def columns(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
-    """A plain table: columns as wide as their widest cell, the last one free."""
+def columns(rows: Sequence[Sequence[str]], head: Sequence[str], *, fold: bool = False) -> str:
+    """A plain table: columns as wide as their widest cell, the last one free, or folded between
+    its words at 80 columns."""
     table = [list(head), *[list(r) for r in rows]]
     widths = [max(len(r[i]) for r in table) for i in range(len(head))]
+    left = sum(widths[:-1]) + 2 * len(widths[:-1])
     lines = []
     for row in table:
-        cells = [c.ljust(w) for c, w in zip(row[:-1], widths[:-1], strict=True)] + [row[-1]]
-        lines.append("  ".join(cells).rstrip())
+        start = "".join(f"{cell:{width}}  " for cell, width in zip(row, widths[:-1], strict=False))
+        for part in _parts(row[-1], max(80 - left, 20)) if fold else [row[-1]]:
+            lines.append((start + part).rstrip())
+            start = " " * left
     return "\n".join(lines) + "\n"
+
+
+def _parts(text: str, width: int, indent: str = "") -> list[str]:
+    if len(text) <= width:
+        return [text]
+    from textwrap import wrap
+
+    return wrap(text, width, subsequent_indent=indent, break_long_words=False,
+                break_on_hyphens=False, drop_whitespace=True)
+
+
+def folded(problem: str, width: int) -> str:
+    """A problem's text for a terminal: sentences broken between words, hints only after a
+    semicolon, so that a command can be copied whole."""
+    lines = []
+    for line in problem.split("\n"):
+        if line.startswith("hint: "):
+            parts = line.split("; ")
+            ends = [f"{part};" for part in parts[:-1]] + parts[-1:]
+            lines += _joined(ends, width) if len(line) > width else [line]
+        else:
+            indent = " " * (11 if line.startswith("  ") else 2)
+            lines += _parts(line, width, indent)
+    return "\n".join(lines)
+
+
+def _joined(parts: Sequence[str], width: int) -> list[str]:
+    """As many on a line as fit."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 1 + len(part) <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"      {part}")
+    return lines
 
 
 def write(text: str) -> None:

@@ -1,0 +1,1 @@
+"""qlaunch on another machine, through the user's own ssh."""
