@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,31 @@ class FakeKernel(KernelTree):
         if (self.root / ".model/open" / path.name).exists():
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
 
-    def run(self, argv: Sequence[str]) -> Done:
+    def mkdir(self, path: Path) -> None:
+        """A control group: the files in it depend on what the one above has turned on."""
+        relative = str(path.relative_to(self.root))
+        if self.before_write:
+            self.before_write(relative, "mkdir")
+        self._fail(path, relative, "mkdir")
+        path.mkdir()
+        self.fill_cgroup(path)
+        if self.after_write:
+            self.after_write(relative, "mkdir")
+
+    def rmdir(self, path: Path) -> None:
+        """One that holds processes or groups stays; its files are no hindrance."""
+        relative = str(path.relative_to(self.root))
+        if self.before_write:
+            self.before_write(relative, "rmdir")
+        self._fail(path, relative, "rmdir")
+        procs = (path / "cgroup.procs").read_text() if path.exists() else ""
+        if procs or any(child.is_dir() for child in path.iterdir()):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        shutil.rmtree(path)
+        if self.after_write:
+            self.after_write(relative, "rmdir")
+
+    def run(self, argv: Sequence[str], stdin: str = "", *, daemon: bool = False) -> Done:
         """modprobe: knows the vfio modules."""
         assert list(argv[:2]) == ["modprobe", "--"]
         name = argv[2]
@@ -71,6 +96,10 @@ class FakeKernel(KernelTree):
         if name == "vfio_pci":
             self.add_driver("vfio-pci")
         return Done(0, "", "")
+
+    def send_signal(self, pid: int, number: int) -> None:
+        """Nobody runs here."""
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
 
     # What the kernel does
 
@@ -92,7 +121,12 @@ class FakeKernel(KernelTree):
             "unbind": self._store_unbind, "drivers_probe": self._store_probe,
             "reset": self._store_reset, "reset_method": self._store_methods,
             "nr_hugepages": self._store_hugepages,
-            "remove": self._store_remove,
+            "compact_memory": self._store_compact, "compact": self._store_compact,
+            "remove": self._store_remove, "rom": self._store_rom,
+            "rescan": self._store_rescan,
+            "cgroup.subtree_control": self._store_control, "cgroup.kill": self._store_kill,
+            "memory.max": self._store_limit,
+            **{f"resource{n}_resize": self._store_resize for n in range(6)},
         }.get(path.name)
         if store:
             store(path, text)
@@ -177,8 +211,58 @@ class FakeKernel(KernelTree):
         for name, value in (("nr", total), ("free", total - used), ("surplus", total - given)):
             (path.parent / f"{name}_hugepages").write_text(f"{value}\n")
 
+    def _store_compact(self, path: Path, text: str) -> None:
+        """Write-only; what was in pieces can be pages now."""
+        pieces, limit = (self.root / ".model" / name for name in ("pieces", "limit"))
+        limit.write_text(str(int(limit.read_text()) + int(pieces.read_text())))
+        pieces.write_text("0")
+
+    def _store_rom(self, path: Path, text: str) -> None:
+        """Shown between 1 and 0; a read at any other time is EINVAL there, and nothing here."""
+        image = self.root / ".model" / path.parent.name / "rom"
+        path.write_bytes(image.read_bytes() if text.strip() == "1" else b"")
+
+    def _store_control(self, path: Path, text: str) -> None:
+        """A group with processes has no limited ones in it, but for the top."""
+        on = path.read_text().split()
+        for word in text.split():
+            name = word[1:]
+            if name not in (path.parent / "cgroup.controllers").read_text().split():
+                raise OSError(errno.EINVAL, "", str(path))
+            top = not (path.parent / "cgroup.type").exists()
+            if not top and (path.parent / "cgroup.procs").read_text():
+                raise OSError(errno.EBUSY, "", str(path))
+            on = [n for n in on if n != name] + ([name] if word.startswith("+") else [])
+        path.write_text(" ".join(on) + "\n" if on else "")
+        for group in (child for child in path.parent.iterdir() if child.is_dir()):
+            self.fill_cgroup(group)
+
+    def _store_kill(self, path: Path, text: str) -> None:
+        (path.parent / "cgroup.procs").write_text("")
+        path.write_text("")
+
+    def _store_limit(self, path: Path, text: str) -> None:
+        """In whole pages."""
+        value = text.strip()
+        path.write_text(f"{value if value == 'max' else int(value) // 4096 * 4096}\n")
+
     def _store_remove(self, path: Path, text: str) -> None:
-        self.remove(path.parent.name)
+        self.remove(path.parent.name, keep=True)
+
+    def _store_resize(self, path: Path, text: str) -> None:
+        if self.driver_of(path.parent.name):
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        bit = int(text)
+        if not int(path.read_text(), 16) >> bit & 1:
+            raise OSError(errno.EINVAL, "Invalid argument", str(path))
+        lines = (path.parent / "resource").read_text().splitlines()
+        lines[int(path.name[8])] = f"0x{1 << 40:016x} 0x{(1 << 40) + (1 << bit + 20) - 1:016x} 0x0"
+        (path.parent / "resource").write_text("\n".join(lines) + "\n")
+
+    def _store_rescan(self, path: Path, text: str) -> None:
+        """What was removed is there again, as new, and a host driver takes it at once."""
+        for address in self.put_back():
+            self._store_probe(self.root / "sys/bus/pci/drivers_probe", address)
 
     def _accepts(self, driver: str, address: str) -> bool:
         model = self.root / ".model" / address

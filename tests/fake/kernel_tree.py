@@ -38,6 +38,7 @@ class KernelTree:
                        "sys/kernel/iommu_groups", ".model/open", "proc/sys/kernel/random"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         self.put("sys/bus/pci/drivers_probe", "")
+        self.put("sys/bus/pci/rescan", "")
         self.put("proc/sys/kernel/osrelease", "6.1.0-test\n")
         self.put("proc/sys/kernel/random/boot_id", BOOT_ID + "\n")
 
@@ -47,6 +48,34 @@ class KernelTree:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         return path
+
+    def add_cgroups(self, own: str = "") -> None:
+        """A unified hierarchy with nothing turned on, and us in the group `own`."""
+        top = self.root / "sys/fs/cgroup"
+        top.mkdir(parents=True)
+        for name in ("cgroup.controllers", "cgroup.subtree_control", "cgroup.procs"):
+            (top / name).write_text("cpu memory pids\n" if name == "cgroup.controllers" else "")
+        self.put("proc/self/cgroup", f"0::{own or '/'}\n")
+        group = top
+        for name in own.split("/")[1:]:
+            group /= name
+            group.mkdir()
+            self.fill_cgroup(group)
+
+    def fill_cgroup(self, group: Path) -> None:
+        """The files that the kernel makes in a group."""
+        on = (group.parent / "cgroup.subtree_control").read_text().split()
+        files = {"cgroup.type": "domain\n", "cgroup.procs": "", "cgroup.kill": "",
+                 "cgroup.subtree_control": "", "cgroup.controllers": f"{' '.join(on)}\n"}
+        limits = {"memory": ("memory.max", "max\n"), "pids": ("pids.max", "max\n")}
+        for name, (file, text) in limits.items():
+            if name in on:
+                files[file] = text
+            else:
+                (group / file).unlink(missing_ok=True)
+        for file, text in files.items():
+            if file == "cgroup.controllers" or not (group / file).exists():
+                (group / file).write_text(text)
 
     def add_driver(self, name: str) -> None:
         """A loaded driver."""
@@ -107,6 +136,7 @@ class KernelTree:
         for name, value in (("nr", total), ("free", free), ("resv", 0), ("surplus", 0)):
             self.put(f"{pool}/{name}_hugepages", f"{value}\n")
         self.put(".model/limit", str(limit))
+        self.put(".model/pieces", "0")
         return self.root / pool
 
     def open_group(self, group: int) -> None:
@@ -190,13 +220,34 @@ class KernelTree:
             if not any(self.driver_of(a) == "vfio-pci" for a in self.members(group)):
                 (self.root / "dev/vfio" / str(group)).unlink()
 
-    def remove(self, address: str) -> None:
+    def remove(self, address: str, *, keep: bool = False) -> None:
+        """Off the bus; with `keep` a rescan finds it again."""
         driver, group = self.driver_of(address), self.group(address)
         if driver:
             self.detach(address, driver)
+        if keep:
+            shutil.copytree(
+                self.device(address), self.root / ".model" / address / "removed", symlinks=True)
         shutil.rmtree(self.device(address))
         (self.root / "sys/bus/pci/devices" / address).unlink()
         (self.root / f"sys/kernel/iommu_groups/{group}/devices" / address).unlink()
+
+    def put_back(self) -> list[str]:
+        """All that were removed, with what the kernel knows of new devices."""
+        back = []
+        for kept in sorted((self.root / ".model").glob("*/removed")):
+            address = kept.parent.name
+            shutil.move(kept, self.device(address))
+            (self.root / "sys/bus/pci/devices" / address).symlink_to(self.device(address))
+            if (group := self.group(address)) is not None:
+                folder = self.root / f"sys/kernel/iommu_groups/{group}/devices"
+                (folder / address).symlink_to(self.device(address))
+            fresh = {"driver_override": "(null)", "d3cold_allowed": "1", "power/control": "on"}
+            for name, text in fresh.items():
+                (self.device(address) / name).write_text(f"{text}\n")
+            (self.root / ".model" / address / "override").write_text("")
+            back.append(address)
+        return back
 
     def is_owned(self, address: str) -> bool:
         return (self.root / ".model/open" / str(self.group(address))).exists()
@@ -213,10 +264,12 @@ class KernelTree:
         return self.root / "sys/devices/pci0000:00" / address
 
 
-def snapshot(root: Path) -> dict[str, tuple[int, int, int, str]]:
-    """Everything below sys, proc and dev: mode, owner and content or target of each path."""
+def snapshot(
+    root: Path, tops: tuple[str, ...] = ("sys", "proc", "dev")
+) -> dict[str, tuple[int, int, int, str]]:
+    """Everything below `tops`: mode, owner and content or target of each path."""
     tree: dict[str, tuple[int, int, int, str]] = {}
-    for top in ("sys", "proc", "dev"):
+    for top in tops:
         for path in [root / top, *(root / top).rglob("*")]:
             found = path.lstat()
             content = ""

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import tomli
 
-from qlaunch.codec import decode_value
 from qlaunch.facts.model import (
     Cpu,
     Holder,
@@ -21,6 +20,7 @@ from qlaunch.facts.model import (
 from qlaunch.plan.make import make_plan
 from qlaunch.plan.model import Plan
 from qlaunch.profile.profile import Profile
+from qlaunch.profile.tables import build
 from qlaunch.values import PciAddress, PciId
 from tests.fake.snapshots import USER as SNAPSHOT_USER
 
@@ -30,8 +30,14 @@ QEMU = QemuBinary(
     path="/usr/bin/qemu-system-x86_64", version=(8, 2, 0),
     machines=("q35", "pc", "pc-q35-7.2", "pc-q35-8.2"),
     devices=(
+        "ahci", "lsi53c895a", "megasas", "nvme", "pvscsi", "scsi-cd", "scsi-hd", "usb-bot",
+        "usb-storage", "virtio-scsi-pci",
         "vfio-pci", "virtio-blk-pci", "virtio-net-pci", "ide-hd", "ide-cd", "e1000", "e1000e",
-        "VGA", "pcie-root-port", "ioh3420",
+        "VGA", "pcie-root-port", "ioh3420", "ich9-intel-hda", "hda-duplex",
+        "tpm-crb", "tpm-tis", "vhost-user-fs-pci", "virtio-9p-pci",
+        "qemu-xhci", "usb-tablet", "virtio-tablet-pci", "virtio-serial-pci", "virtserialport",
+        "pci-serial", "virtio-rng-pci", "i6300esb", "pvpanic-pci", "vhost-vsock-pci",
+        "ivshmem-plain",
     ),
     displays=("none", "gtk", "spice"), accels=("kvm", "tcg"),
 )  # fmt: skip
@@ -63,7 +69,7 @@ def host(*devices: PciDevice, **more: Any) -> HostFacts:
 
 def profile(text: str) -> Profile:
     """A profile without a file; checked as msgspec checks it, and not further."""
-    return msgspec.convert({"name": "vm", **tomli.loads(text)}, Profile, dec_hook=decode_value)
+    return build({"name": "vm", **tomli.loads(text)})
 
 
 def planned(text: str, facts: HostFacts | None = None) -> Plan:

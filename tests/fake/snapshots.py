@@ -1,8 +1,8 @@
 """The machines whose facts are checked in below tests/data/facts, and how they are made.
 
 `python -m tests.fake.snapshots` writes fx8120.json and plain.json anew; with `--qemu` it first
-asks the installed QEMU 7.2 for what is kept in qemu-7.2.json. Who asks and who owns a node are
-given here, so that the same files come out for every user.
+asks the installed QEMU 7.2 and that of contrib/qemu10 for what is kept in qemu-*.json. Who asks
+and who owns a node are given here, so that the same files come out for every user.
 """
 
 from __future__ import annotations
@@ -14,11 +14,19 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from qlaunch.codec import from_json, to_json
+from qlaunch.facts.desktop import read_desktop
 from qlaunch.facts.model import HostFacts, HostFile, Invoker, QemuBinary, Wanted
 from qlaunch.facts.probe import read_facts
+from tests.fake.firmware import ovmf, packaged
+from tests.fake.tower import hd7870, tower
 from tests.fake.trees import Tree
+from tests.fake.vgpu_hosts import ada, gvt
 
 DATA = Path(__file__).parents[1] / "data/facts"
+QEMUS = {
+    "qemu-7.2.json": "/usr/bin/qemu-system-x86_64",
+    "qemu-10.0.json": str(Path(__file__).parents[2] / "build/qemu10/qemu-system-x86_64"),
+}
 USER = Invoker(
     root=False, uid=1000, gid=1000, name="user", home="/home/user", groups=(6, 107, 1000),
     runtime_dir="/run/user/1000", display=True,
@@ -41,8 +49,11 @@ def fx8120(root: Path) -> Tree:
     tree.write("dev/vhost-net")
     _fx8120_board(tree)
     _fx8120_cards(tree)
+    ovmf(tree)
     tree.mount("8:1", "/", "/dev/sda1")
     tree.swap("/dev/sda2")
+    for socket in ("bus", "pipewire-0", "pulse/native"):
+        tree.write(f"run/user/1000/{socket}")
     return tree
 
 
@@ -144,6 +155,11 @@ def qemu72() -> QemuBinary:
     return from_json((DATA / "qemu-7.2.json").read_bytes(), QemuBinary)
 
 
+def qemu100() -> QemuBinary:
+    """QEMU 10.0 of Debian 12's backports."""
+    return from_json((DATA / "qemu-10.0.json").read_bytes(), QemuBinary)
+
+
 def facts_fx8120(root: Path) -> HostFacts:
     """The machine as root asks on behalf of its user through sudo."""
     fx8120(root)
@@ -157,21 +173,59 @@ def facts_plain(root: Path) -> HostFacts:
     return _facts(root, USER, Wanted(holders=True, qemu=None))
 
 
+def facts_gvt(root: Path) -> HostFacts:
+    """The laptop as root asks on behalf of its user."""
+    gvt(root)
+    asker = replace(USER, root=True, asked=1000)
+    return _facts(root, asker, Wanted(holders=True, qemu=None, vgpu=True))
+
+
+def facts_ada(root: Path) -> HostFacts:
+    """The server as root asks for itself: QEMU runs as nobody."""
+    ovmf(ada(root))
+    nobody = Invoker(root=True, uid=65534, gid=65534, name="nobody", home="/")
+    facts = _facts(root, nobody, Wanted(holders=True, qemu=None, vgpu=True))
+    return replace(facts, qemu=qemu100())
+
+
+def facts_tower(root: Path) -> HostFacts:
+    """The tower as root asks on behalf of its user, with the QEMU of the backports."""
+    ovmf(tower(root))
+    asker = replace(USER, root=True, asked=1000)
+    facts = _facts(root, asker, Wanted(holders=True, qemu=None))
+    return replace(facts, qemu=qemu100())
+
+
+def facts_hd7870(root: Path) -> HostFacts:
+    """The machine of 2012, the same way."""
+    hd7870(root)
+    asker = replace(USER, root=True, asked=1000)
+    return _facts(root, asker, Wanted(holders=True, qemu=None, files=("/dev/md0",)))
+
+
 def _facts(root: Path, invoker: Invoker, wanted: Wanted) -> HostFacts:
     facts = read_facts(wanted, root)
     files = tuple(_given(file) for file in facts.files)
-    return replace(facts, invoker=invoker, qemu=qemu72(), files=files)
+    desktop = read_desktop(invoker, root)
+    render = tuple(replace(n, usable=True, group="render") for n in desktop.render)
+    return replace(
+        facts, invoker=invoker, qemu=qemu72(), files=files,
+        desktop=replace(desktop, render=render), firmware=packaged(facts.firmware),
+    )
 
 
 def _given(file: HostFile) -> HostFile:
     """Nodes of a recorded tree are plain files of whoever recorded it; udev's rules give these."""
     if file.kind == "missing":
-        return replace(file, writable=False)
+        return replace(file, writable=False, free=None)
     node = replace(file, readable=True, writable=True, uid=0, gid=6, mode=0o660)  # disk
     return replace(node, kind="char", size=None, gid=107) if file.path == "/dev/kvm" else node
 
 
-SNAPSHOTS = {"fx8120": facts_fx8120, "plain": facts_plain}
+SNAPSHOTS = {
+    "fx8120": facts_fx8120, "plain": facts_plain, "gvt-laptop": facts_gvt, "ada-server": facts_ada,
+    "tower": facts_tower, "hd7870": facts_hd7870,
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -179,7 +233,9 @@ def main(arguments: list[str]) -> None:
     if "--qemu" in arguments:
         from qlaunch.facts.qemu_ask import ask
 
-        (DATA / "qemu-7.2.json").write_bytes(to_json(ask("/usr/bin/qemu-system-x86_64"), indent=1))
+        for file, binary in QEMUS.items():
+            answer = replace(ask(binary), path="/usr/bin/qemu-system-x86_64")
+            (DATA / file).write_bytes(to_json(answer, indent=1))
     for name, make in SNAPSHOTS.items():
         with tempfile.TemporaryDirectory() as root:
             (DATA / f"{name}.json").write_bytes(to_json(make(Path(root)), indent=1) + b"\n")

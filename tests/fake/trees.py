@@ -134,7 +134,11 @@ class Tree:
     def drm(self, device: str, card: int, render: int | None = None, fb: int | None = None) -> None:
         self.directory(f"{device}/drm/card{card}/card{card}-HDMI-A-1")
         if render is not None:
-            self.directory(f"{device}/drm/renderD{render}")
+            name = f"renderD{render}"
+            self.directory(f"{device}/drm/{name}")
+            self.link(f"{device}/drm/{name}/device", f"../../../{device.rpartition('/')[2]}")
+            self.link(f"sys/class/drm/{name}", f"../../../{device}/drm/{name}")
+            self.write(f"dev/dri/{name}")
         if fb is not None:
             self.directory(f"{device}/graphics/fb{fb}")
 

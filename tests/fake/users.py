@@ -14,7 +14,7 @@ from pathlib import Path
 
 UID = 54321
 TOP = Path(__file__).parents[2]
-_AS_USER = [
+AS_USER = [
     "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups",
     "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search",
     "--bounding-set=-all,+dac_read_search", "--",
@@ -72,7 +72,7 @@ class Stage:
         user = f'HOME="{self.home}" XDG_RUNTIME_DIR="${{RUNTIME-/run/user/{UID}}}"'
         functions = (
             f"q() {{ {qlaunch}; }}\n"
-            f"u() {{ env {user} {' '.join(_AS_USER)} {qlaunch}; }}\n"
+            f"u() {{ env {user} {' '.join(AS_USER)} {qlaunch}; }}\n"
             f"s() {{ SUDO_UID={UID} SUDO_GID={UID} SUDO_USER=tester {qlaunch}; }}\n"
         )
         return subprocess.run(

@@ -11,8 +11,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from .boot import Outcome, pytest_command, run
-from .topology import TOPOLOGIES
+from .boot import INSIDE, ROOT, Outcome, pytest_command, run
+from .topology import CARD, TOPOLOGIES, Topology
 
 pytestmark = pytest.mark.lab
 
@@ -28,10 +28,21 @@ def failures(outcome: Outcome) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", TOPOLOGIES)
-def test_inside(name: str) -> None:
+def marks(topology: Topology) -> list[pytest.MarkDecorator]:
+    """Side by side with two workers: the longest, and all others one after the other."""
+    group = pytest.mark.xdist_group(topology.name if topology is CARD else "others")
+    return [group, pytest.mark.nightly] if topology.nightly else [group]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each.name, marks=marks(each)) for each in TOPOLOGIES.values()]
+)
+def test_inside(name: str, request: pytest.FixtureRequest) -> None:
     topology = TOPOLOGIES[name]
-    outcome = run(topology, pytest_command(topology))
+    nightly = bool(request.config.getoption("--nightly"))
+    arguments = [str(ROOT / INSIDE), "--nightly"] if nightly else []
+    longer = topology.timeout * (4 if nightly else 1)
+    outcome = run(topology, pytest_command(topology, arguments), longer)
     if not outcome.junit.exists():
         pytest.fail(f"{name}: no results, exit {outcome.exit_code}\n{outcome.tail()}")
     if failed := failures(outcome):

@@ -186,15 +186,56 @@ def test_a_user_may_not_have_roots_files_opened_by_asking(stage: Stage) -> None:
     assert owners(Path("/etc")) == before
 
 
-def test_root_for_itself_runs_qemu_as_nobody(stage: Stage) -> None:
+def test_root_for_itself_runs_qemu_as_a_uid_of_the_machines(stage: Stage) -> None:
     root = Path(tempfile.mkdtemp(dir=Path.home(), prefix=".qlaunch-test-"))
     try:
         shutil.copy(stage.home / "disk.img", root)
         text = MACHINE.replace("SECONDS", "1")
         (root / "vm.toml").write_text(text)
         done = stage.run(f"cd '{root}'; q run vm; echo $?; stat -c '%U %a' /var/lib/qlaunch/vm; "
-                         "find /run/qlaunch -name vm")
+                         "find /run/qlaunch -name vm; ls -A /run/qlaunch/.by-uid")
         assert done.stdout == "0\nroot 700\n", done
         assert "qlaunch: vm cpus=1" in (root / "serial.log").read_text()
     finally:
         shutil.rmtree(root)
+
+
+def test_discs_are_opened_with_the_rights_of_the_machines_user(stage: Stage) -> None:
+    """Root may read all files; a machine that it runs for a user is given the user's only."""
+    disc = MACHINE.replace("SECONDS", "0") + "[[cdrom]]\n"
+    stage.write("disc.toml", disc.replace('"vm"', '"disc"'))
+    stage.write("own.iso", bytes(4096))
+    script = (
+        "umask 077; head -c 4096 /dev/zero >secret.iso; chown 0:0 secret.iso; "
+        "s run disc --detach >/dev/null; s media disc change own.iso; echo $?; "
+        "s media disc change secret.iso; echo $?; s media disc; s stop disc --now"
+    )
+    done = stage.run(script)
+    assert done.stdout.splitlines()[:2] == ["0", "1"], done
+    assert "secret.iso: the file cannot be opened: Permission denied" in done.stderr
+    assert done.stdout.splitlines()[-1].endswith("own.iso")
+    done = stage.run("u run disc --detach >/dev/null; u media disc change own.iso; echo $?; "
+                     "u media disc eject; echo $?; u stop disc --now")
+    assert done.stdout.splitlines() == ["0", "0"], done
+
+
+def test_images_are_made_as_the_machines_user(stage: Stage) -> None:
+    disks = (
+        '[[disk]]\nfile = "made.qcow2"\nformat = "qcow2"\ncreate = { size = "8M" }\n'
+        '[[disk]]\nfile = "base.img"\nthrowaway = true\n'
+    )
+    text = MACHINE.replace("SECONDS", "1") + disks
+    stage.write("base.img", bytes(1 << 20))
+    stage.write("makes.toml", text.replace('"vm"', '"makes"'))
+    stage.write("closed.toml", text.replace('"vm"', '"closed"').replace("made.qcow2", "no/x.qcow2"))
+    for who in ("u", "s"):
+        done = stage.run(f"rm -f made.qcow2; {who} run makes; echo $?; ls -A /tmp/*.throwaway; "
+                         "find /run/qlaunch /var/lib/qlaunch -type f")
+        assert done.stdout == "0\n", done
+        assert "making a qcow2 disk of 8M" in done.stderr
+        assert owners(stage.home)["made.qcow2"] == (UID, "600")
+        state = owners(stage.home / ".local/state/qlaunch/makes")
+        assert set(state) == {"qlaunch.log", "qemu.log", "last"}
+    done = stage.run("mkdir -m 755 no; chown 0:0 no; s run closed; echo $?; ls no")
+    assert done.stdout == "1\n"
+    assert "tester, who QEMU runs as, may not make a file here" in done.stderr

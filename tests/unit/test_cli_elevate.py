@@ -68,8 +68,29 @@ def test_what_is_there_is_taken(tmp_path: Path) -> None:
     assert root_command(True, {}) is None
     tools(tmp_path, "sudo")
     assert (root_command(True, {"DISPLAY": ":0"}) or [""])[0] == "sudo"
+    assert root_command(False, {"DISPLAY": ":0"}) is None
     tools(tmp_path)
     assert root_command(True, {"DISPLAY": ":0"}) is None
+
+
+def test_sudo_asks_in_a_window_where_there_is_no_pkexec(tmp_path: Path) -> None:
+    tools(tmp_path, "sudo", "ssh-askpass", "mine")
+    for more, program in (({}, "ssh-askpass"), ({"SUDO_ASKPASS": f"{tmp_path}/bin/mine"}, "mine"),
+                          ({"SUDO_ASKPASS": "/gone"}, "ssh-askpass")):
+        assert root_command(False, {"DISPLAY": ":0", **more}) == [
+            "env", f"SUDO_ASKPASS={tmp_path}/bin/{program}", "sudo", "-A",
+            "--preserve-env=DISPLAY", "--", *OWN,
+        ]
+    tools(tmp_path, "sudo", "ssh-askpass", "pkexec")
+    assert (root_command(False, {"DISPLAY": ":0"}) or [""])[0] == "pkexec"
+
+
+def test_an_unusual_runtime_directory_is_kept() -> None:
+    """Root finds that of pam_systemd by itself, and a sudoers file need not allow it."""
+    usual = {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"}
+    assert root_command(True, usual) == ["sudo", "--", *OWN]
+    assert root_command(True, {"XDG_RUNTIME_DIR": "/tmp/mine", "WAYLAND_DISPLAY": "wayland-1"}) == [
+        "sudo", "--preserve-env=WAYLAND_DISPLAY,XDG_RUNTIME_DIR", "--", *OWN]
 
 
 def test_root_imports_nothing_from_where_it_was_asked(tmp_path: Path) -> None:
@@ -111,6 +132,17 @@ def test_without_a_way_to_ask_the_command_is_told(tmp_path: Path) -> None:
     assert problem.message == "there is neither sudo nor pkexec to ask for it"
     assert problem.hint == "as root: qlaunch run 'my vm.toml' --set cpu.cores=2"
     assert caught.value.exit_code == 1
+
+
+def test_sudo_that_cannot_ask_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools(tmp_path, "sudo")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    with pytest.raises(HostError) as caught:
+        become_root(planned(BRIDGED))
+    (problem,) = caught.value.problems
+    assert problem.hint.startswith("at a terminal: qlaunch run 'my vm.toml' --set cpu.cores=2; or ")
 
 
 @pytest.fixture

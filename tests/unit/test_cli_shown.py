@@ -64,3 +64,18 @@ def test_what_to_type_as_root_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "argv", ["qlaunch", "bind", "a b"])
     with pytest.raises(HostError, match="sudo qlaunch bind 'a b'"):
         byhand.need_root("bind")
+
+
+def test_what_is_planned_fits_80_columns() -> None:
+    option = "  -blockdev driver=qcow2,node-name=drive0,file.driver=file,"
+    option += "file.filename=/srv/a,,b.qcow2"
+    assert plan.folded(option, 6) == [
+        "  -blockdev driver=qcow2,node-name=drive0,file.driver=file,",
+        "      file.filename=/srv/a,,b.qcow2",
+    ]
+    step = f"  7  {'add a table ' * 8}".rstrip()
+    assert [len(line) <= 80 for line in plan.folded(step, 5)] == [True, True]
+    assert " ".join(line.strip() for line in plan.folded(step, 5)) == step.strip()
+    word = "/srv/" + 90 * "x"  # stays whole, to be copied
+    assert plan.folded(f"  {word}: UEFI", 4) == [f"  {word}:", "    UEFI"]
+    assert plan.folded("short", 4) == ["short"]

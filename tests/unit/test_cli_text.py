@@ -9,7 +9,7 @@ from qlaunch.cli.devices import group_text
 from qlaunch.cli.known import machine_name
 from qlaunch.cli.main import VERBS
 from qlaunch.cli.ps import duration
-from qlaunch.cli.text import columns, nearest
+from qlaunch.cli.text import columns, folded, nearest
 from qlaunch.errors import Problem, UsageError
 from qlaunch.facts.model import Holder, Iommu
 from qlaunch.plan.handover import groups
@@ -30,6 +30,10 @@ def test_columns() -> None:
         "X    Y   Z\na    bb  c d\naaa  b\n"
     )
     assert columns([], ("X", "Y")) == "X  Y\n"
+    devices = "0000:01:00.0 " * 6
+    assert columns([("win7", devices.strip()), ("a", "-")], ("N", "D"), fold=True) == (
+        f"N     D\nwin7  {devices[:13 * 5].strip()}\n      0000:01:00.0\na     -\n"
+    )
 
 
 def test_nearest() -> None:
@@ -43,6 +47,9 @@ def test_a_problem_in_words() -> None:
         "warning: a.toml:1: b: it is so\n  found:   x\n  allowed: y\nhint: do z"
     )
     assert str(Problem("it is so")) == "error: it is so"
+    long = "x" * 90
+    assert str(Problem("no", allowed=f"{long}, a, b")) == (
+        f"error: no\n  allowed: {long},\n           a, b")
 
 
 @pytest.mark.parametrize(
@@ -97,3 +104,22 @@ def test_groups_say_why_the_iommu_is_off() -> None:
     assert "no IOMMU group: cannot be handed over" in text
     assert "(the firmware has no DMAR table)" in " ".join(text.split())
     assert "hint: switch on VT-d" in text
+
+
+def test_a_problem_on_a_terminal() -> None:
+    problem = Problem(
+        "is in use by a program that nobody has ever heard of before", "win7.toml:12: pci[0]",
+        "one word after the other until there are more than fit", "a, b",
+        "log out; or: echo 0000:01:00.0 | sudo tee /sys/bus/pci/drivers/amdgpu/unbind; then again",
+    )
+    assert folded(str(problem), 60).splitlines() == [
+        "error: win7.toml:12: pci[0]: is in use by a program that",
+        "  nobody has ever heard of before",
+        "  found:   one word after the other until there are more",
+        "           than fit",
+        "  allowed: a, b",
+        "hint: log out;",
+        "      or: echo 0000:01:00.0 | sudo tee /sys/bus/pci/drivers/amdgpu/unbind;",
+        "      then again",
+    ]
+    assert folded(str(problem), 200) == str(problem)

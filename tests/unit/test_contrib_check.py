@@ -13,6 +13,8 @@ TOP = Path(__file__).parents[2]
 STUBS = {  # what stands in for the machine
     "bin/id": 'echo "$ME"',
     "bin/apt-get": "exit 1",
+    "contrib/qemu10": 'exit "$QEMU10"',
+    "contrib/sshd": 'exit "$SSHD"',
     "bin/dpkg-query": 'echo "install ok installed"',
     "bin/sudo": (
         'case "$1" in -n) exit "$SUDO_CODE" ;; -H) shift ;; esac\nVIA=sudo\nexport VIA\nexec "$@"'
@@ -22,7 +24,7 @@ STUBS = {  # what stands in for the machine
 
 
 def check(
-    top: Path, me: int, *words: str, sudo: int = 0, fails: str = "-"
+    top: Path, me: int, *words: str, sudo: int = 0, fails: str = "-", qemu10: int = 0, sshd: int = 0
 ) -> tuple[int, list[str]]:
     """Exit code, and for each pytest run who and which markers."""
     (top / "contrib").mkdir()
@@ -38,6 +40,7 @@ def check(
     environ = {
         "PATH": f"{top}/bin:{os.environ['PATH']}", "ME": str(me), "SUDO_CODE": str(sudo),
         "SUDO_UID": "77", "FAILS": fails if fails != "-" else "nothing of this name",
+        "QEMU10": str(qemu10), "SSHD": str(sshd),
     }
     done = subprocess.run(
         ["sh", "contrib/check", *words], cwd=top, env=environ, stdin=subprocess.DEVNULL,
@@ -50,7 +53,8 @@ def test_root_runs_all(tmp_path: Path) -> None:
     code, (first, lab, _) = check(tmp_path, 0, "--nightly", "-k", "x")
     assert code == 0
     assert "-m not lab --nightly -n 2" in first
-    assert lab.endswith("-m lab --nightly -k x")
+    assert "-m lab --nightly -n 2" in lab
+    assert lab.endswith("-k x")
 
 
 def test_others_run_through_sudo_what_needs_root(tmp_path: Path) -> None:
@@ -75,5 +79,17 @@ def test_a_tier_that_fails_fails_the_whole_and_the_next_still_runs(
     tmp_path: Path, fails: str
 ) -> None:
     code, lines = check(tmp_path, 0, fails=fails)
+    assert code == 1
+    assert len(lines) == 3
+
+
+def test_without_a_second_qemu_all_else_runs_and_the_whole_fails(tmp_path: Path) -> None:
+    code, lines = check(tmp_path, 0, qemu10=1)
+    assert code == 1
+    assert len(lines) == 3
+
+
+def test_without_an_sshd_all_else_runs_and_the_whole_fails(tmp_path: Path) -> None:
+    code, lines = check(tmp_path, 0, sshd=1)
     assert code == 1
     assert len(lines) == 3

@@ -46,6 +46,35 @@ def test_processes_are_named_with_unit_and_remedy(tree: Tree) -> None:
     assert holders(tree, "0000:00:10.0") == ()
 
 
+def test_a_usb_controller_is_held_by_who_reads_its_devices(tree: Tree) -> None:
+    """Through libusb (bus/usb), hidraw, as a camera, or as a disk."""
+    path = tree.pci("0000:00:14.0", "8086:a36d", 0x0C0330, driver="xhci_hcd", group=4)
+    tree.write(f"{path}/usb1/1-4/uevent", "DEVNAME=bus/usb/001/004")
+    tree.directory(f"{path}/usb1/1-4/1-4:1.0/0003:046D:C52B.0002/hidraw/hidraw1")
+    tree.directory(f"{path}/usb1/1-4/1-4:1.1/video4linux/video0")
+    tree.process(5, "solaar", SESSION, ["/dev/hidraw1"])
+    tree.process(6, "scanner", SESSION, ["/dev/bus/usb/001/004", "/dev/hidraw2"])
+    tree.process(7, "cheese", SESSION, ["/dev/video0"])
+    assert [(h.command, h.what) for h in holders(tree, "0000:00:14.0")] == [
+        ("solaar", "/dev/hidraw1"), ("scanner", "/dev/bus/usb/001/004"), ("cheese", "/dev/video0"),
+    ]
+
+
+def test_nvidias_nodes_are_known_by_their_minor(tree: Tree) -> None:
+    """They are in no class of sysfs; nvidia-drm without modeset makes no other."""
+    for number, address in enumerate(("0000:03:00.0", "0000:04:00.0")):
+        tree.pci(address, "10de:2684", 0x030000, driver="nvidia", group=8 + number)
+        tree.write(
+            f"proc/driver/nvidia/gpus/{address}/information",
+            f"Model: \t\t NVIDIA GeForce\nBus Location: \t {address}\nDevice Minor: \t {number}\n",
+        )
+    tree.process(9, "python3", "/", ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia1"])
+    assert kinds(tree, "0000:03:00.0") == []
+    assert kinds(tree, "0000:04:00.0") == [("process", "/dev/nvidia1")]
+    tree.write("proc/driver/nvidia/gpus/0000:04:00.0/information", "Device Minor:  none\n")
+    assert kinds(tree, "0000:04:00.0") == []
+
+
 @pytest.mark.parametrize(
     ("comm", "cgroup", "remedy"),
     [
@@ -75,8 +104,12 @@ def test_the_group_node_holds_every_function(tree: Tree) -> None:
     for function in "01":
         tree.pci(f"0000:03:00.{function}", "10de:1200", 0x030000, driver="vfio-pci", group=8)
     tree.pci("0000:04:00.0", "10de:1200", 0x030000, driver="vfio-pci", group=9)
-    tree.process(7, "qemu-system-x86", "/", ["/dev/vfio/8"])
+    function = tree.pci("0000:41:00.4", "10de:26b1", 0x030200, driver="nvidia", group=41)
+    tree.pci("0000:41:00.0", "10de:26b1", 0x030200, driver="nvidia", group=40)
+    tree.link(f"{function}/physfn", "../0000:41:00.0")
+    tree.process(7, "qemu-system-x86", "/", ["/dev/vfio/8", "/dev/vfio/41"])
     assert kinds(tree, "0000:03:00.0") == kinds(tree, "0000:03:00.1") == [("vfio", "/dev/vfio/8")]
+    assert kinds(tree, "0000:41:00.4") == [("vfio", "/dev/vfio/41")], "it stays with its driver"
     assert kinds(tree, "0000:04:00.0") == []
 
 
@@ -168,7 +201,10 @@ def test_a_link_with_an_address_is_a_soft_holder(tree: Tree) -> None:
     assert (holder.kind, is_vital(holder)) == ("link", False)
 
 
-@pytest.mark.parametrize(("client", "held"), [("192.168.7.9", True), ("10.0.0.1", False)])
+@pytest.mark.parametrize(("client", "held"), [
+    ("192.168.7.9", True), ("::ffff:192.168.7.9", True), ("10.0.0.1", False),
+    ("fe80::1%eth0", True), ("fe80::1%eth1", False),
+])
 def test_the_ssh_connection(tree: Tree, client: str, held: bool) -> None:
     address = nic(tree)
     tree.route("eth1")  # the default route goes elsewhere

@@ -19,7 +19,7 @@ from qlaunch.facts.files import read_files
 from qlaunch.facts.imagelock import ImageLock, _is_about, read_image_lock
 from qlaunch.facts.model import HostFacts, HostFile
 from qlaunch.plan.draft import Draft
-from qlaunch.plan.storage import check_file
+from qlaunch.plan.files import check_file
 from qlaunch.profile.profile import Profile
 from qlaunch.values import VmName
 

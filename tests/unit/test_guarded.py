@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qlaunch import children
-from qlaunch.children import guarded, held_signals
+from qlaunch.children import guarded, held_signals, run_child
 from qlaunch.errors import HostError, StuckError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -85,12 +85,12 @@ def test_a_signal_waits_for_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
         signal.raise_signal(signal.SIGINT)
         times.append(time.monotonic())
 
-    monkeypatch.setattr(children, "PROGRESS_EVERY", 0.05)
+    monkeypatch.setattr(children, "PROGRESS_FIRST", 0.05)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        guarded(lambda: time.sleep(0.2), "unbind", on_wait=interrupt)
+        guarded(lambda: time.sleep(1.0), "unbind", on_wait=interrupt)
     assert times
-    assert time.monotonic() - start > 0.19
+    assert time.monotonic() - start > 0.99
 
 
 def test_held_signals_arrive_afterwards() -> None:
@@ -99,3 +99,17 @@ def test_held_signals_arrive_afterwards() -> None:
         signal.raise_signal(signal.SIGINT)  # to this thread: a parallel test run has others
         reached = True
     assert reached
+
+
+def test_what_takes_over_a_second_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "PROGRESS_FIRST", 0.05)
+    monkeypatch.setattr(children, "PROGRESS_EVERY", 0.05)
+    told: list[str] = []
+    done = run_child(["sh", "-c", "cat; sleep 0.3; cat; echo err >&2"], stdin="in",
+                     on_wait=lambda what, seconds: told.append(f"{what} {seconds > 0}"))
+    assert done == (0, "in", "err\n")
+    assert told == ["sh True"]
+    guarded(lambda: time.sleep(0.3), "bind", on_wait=lambda what, _: told.append(what))
+    assert told[-2:] == ["bind"] * 2
+    with pytest.raises(HostError, match=r"sleep did not end within 0\.2 s"):
+        run_child(["sleep", "60"], timeout=0.2)

@@ -192,9 +192,31 @@ def test_fewer_pages_than_asked(kernel: FakeKernel) -> None:
     with pytest.raises(HostError) as caught:
         ReserveHugePagesHandler().apply(host, PAGES, captured)
     assert caught.value.problems[0].found == "5 of 8 pages of 2048 KiB"
-    assert "compact" in caught.value.problems[0].hint
+    assert "hugepagesz=2048K hugepages=8" in caught.value.problems[0].hint
     ReserveHugePagesHandler().undo(host, PAGES, captured)
     assert snapshot(kernel.root) == before
+
+
+@pytest.mark.parametrize("node", [None, 1])
+def test_memory_in_pieces_is_compacted(kernel: FakeKernel, node: int | None) -> None:
+    folder = "sys/kernel/mm" if node is None else "sys/devices/system/node/node1"
+    pool = kernel.add_hugepages(1, 0, limit=3, folder=folder)
+    kernel.put(".model/pieces", "50")
+    where = "proc/sys/vm/compact_memory" if node is None else f"{folder}/compact"
+    kernel.put(where, "")
+    step = ReserveHugePages(size=2 << 20, count=8, node=node)
+    captured = reserve(kernel.host(), step)
+    assert (pages(pool), captured["raised"]) == (9, 8)
+    ReserveHugePagesHandler().undo(kernel.host(), step, captured)
+    assert pages(pool) == 1
+
+
+def test_no_compaction_without_need(kernel: FakeKernel) -> None:
+    kernel.add_hugepages(0, 0, limit=100)
+    kernel.put(".model/pieces", "50")
+    kernel.put("proc/sys/vm/compact_memory", "")
+    reserve(kernel.host())
+    assert (kernel.root / ".model/pieces").read_text() == "50"
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

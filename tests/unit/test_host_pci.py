@@ -167,7 +167,7 @@ def test_kernel_refusals(kernel: FakeKernel) -> None:
     for name in ("0000:05:00.0", "0000:06:00.0", "0000:07:00.0"):
         step = TakeDevice(address=PciAddress(name))
         captured = HANDLER.capture(host, step)
-        with pytest.raises(HostError, match="was not bound"):
+        with pytest.raises(HostError, match=r"was not bound|2 virtual functions"):
             HANDLER.apply(host, step, captured)
         HANDLER.undo(host, step, captured)
     assert snapshot(kernel.root) == before
@@ -215,6 +215,26 @@ def test_a_group_in_use_is_not_unbound(kernel: FakeKernel) -> None:
     kernel.close_group(1)
     HANDLER.undo(kernel.host(), TAKE, captured)
     assert kernel.driver_of(GPU) == "bochs"
+
+
+def test_who_has_a_device_open_is_named(kernel: FakeKernel) -> None:
+    """Also who got it from somebody else: that file has no name of its own."""
+    host = kernel.host()
+    captured = take(host)
+    kernel.open_group(1)
+    opened = {60: "/dev/vfio/1", 70: "/dev/vfio/2", 80: "anon_inode:[vfio-device]", 90: "/dev/kvm"}
+    for pid, target in opened.items():
+        files = host.path(f"proc/{pid}/fd")
+        files.mkdir(parents=True)
+        (files / "7").symlink_to(target)
+        (files.parent / "comm").write_text(f"holder{pid}\n")
+    with pytest.raises(HostError, match="still in use") as caught:
+        HANDLER.undo(host, TAKE, captured)
+    problem = caught.value.problems[0]
+    assert problem.found == (
+        "pid 60 (holder60) by /dev/vfio/1; pid 80 (holder80) by [vfio-device]"
+    )
+    assert "end what has it open" in problem.hint
 
 
 def test_a_dead_device_is_left_where_it_is(kernel: FakeKernel) -> None:

@@ -13,21 +13,30 @@ import pytest
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "qlaunch"
 
-BASE = {"errors", "values", "codec"}
+BASE = {"errors", "values", "codec", "late"}
 MAY: dict[str, set[str]] = {
     "errors": set(),
     "values": set(),
     "codec": {"values"},
+    "late": set(),
     "children": {"errors"},
     "profile": BASE,
     "facts": BASE | {"children"},
-    "plan": BASE | {"profile", "facts.model"},
+    "plan": BASE
+    | {"profile", "facts.model", "facts.net_model", "facts.vgpu_model", "facts.usb_model"}
+    | {"facts.desktop_model", "facts.cgroup_model"},
     "argv": BASE | {"plan", "profile"},
+    "advise": BASE
+    | {"profile", "plan", "facts.model", "facts.net_model", "facts.health_model"},
     "host": BASE | {"children", "facts.model", "plan"},
+    "setup": BASE | {"children", "facts"},
     "vm": BASE | {"children", "plan"},
     "run": BASE | {"children", "profile", "facts", "plan", "argv", "host", "vm"},
+    "remote": {"children", "errors"},
+    "desktop": set(),
     "cli": BASE
-    | {"__version__", "children", "profile", "facts", "plan", "argv", "host", "vm", "run"},
+    | {"__version__", "children", "profile", "facts", "plan", "argv", "host", "vm", "run", "setup"}
+    | {"advise", "remote", "desktop"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -189,3 +189,11 @@ def test_a_window_may_start_helpers_and_nothing_else_may(display: str, spawn: st
     argv = render_argv(planned(f'[display]\ntype = "{display}"\n'))
     assert value(argv, "-sandbox", "spawn") == [spawn]
     assert value(argv, "-sandbox", "elevateprivileges") == ["deny"]
+
+
+def test_what_a_reboot_and_a_crash_do() -> None:
+    argv = render_argv(planned('[stop]\non_reboot = "shutdown"\non_crash = "pause"\n'))
+    assert [argv[i + 1] for i, w in enumerate(argv) if w == "-action"] == [
+        "reboot=shutdown", "panic=pause",
+    ]
+    assert "-action" not in render_argv(planned(""))

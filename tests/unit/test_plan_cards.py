@@ -31,6 +31,18 @@ def test_the_era_decides_the_port_however_the_card_is_named(name: str) -> None:
     assert [(c.place.bus, c.place.addr) for c in plan.cards] == [("root", "00.0"), ("root", "00.1")]
 
 
+def test_a_function_that_goes_alone_is_function_0_of_its_port() -> None:
+    """A guest that finds no function 0 looks for no other."""
+    usb = device("0c:00.3", "1022:149c", 0x0C0330, group=16, driver="xhci_hcd")
+    more = device("0c:00.4", "1022:1487", AUDIO, group=17, driver="snd_hda_intel")
+    text = '[[pci]]\ndevice = "0c:00.3"\n'
+    assert [c.place.addr for c in planned(text, host(usb, more)).cards] == ["00.0"]
+    both = planned(text + '[[pci]]\ndevice = "0c:00.4"\n', host(usb, more))
+    assert [(c.place.addr, c.multifunction) for c in both.cards] == [
+        ("00.0", True), ("00.4", False),
+    ]
+
+
 def test_functions_of_a_card_share_one_port_and_say_so() -> None:
     plan = planned('[[pci]]\ndevice = "03:00.0"\nfunctions = "all"\n', HOST)
     assert [(c.address, c.companion, c.multifunction) for c in plan.cards] == [

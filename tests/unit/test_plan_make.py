@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from qlaunch.facts.model import HostFile
 from qlaunch.plan.eras import HYPERV_NEEDS, hyperv_set
 from qlaunch.plan.model import FIRST_FD
-from qlaunch.plan.paths import machine_paths, runtime_root
+from qlaunch.plan.paths import Paths, machine_paths, runtime_root
 from qlaunch.plan.steps import MakeBridge, OwnGroup, ReserveHugePages
 from qlaunch.plan.wanted import facts_wanted
 from tests.fake.plans import NET, ROOT, USER, device, host, planned, profile
@@ -39,7 +39,8 @@ def test_where_a_machines_files_are(
 ) -> None:
     plan = planned("", host(invoker=who))
     assert (plan.runtime_dir, plan.socket_dir, plan.state_dir) == (runtime, sockets, state)
-    assert machine_paths("vm", who) == (runtime, sockets, state)  # type: ignore[arg-type]
+    paths = machine_paths("vm", who)  # type: ignore[arg-type]
+    assert paths == Paths(runtime, sockets, state)
 
 
 def test_the_runtime_root() -> None:
@@ -166,7 +167,7 @@ def test_hyperv_sets_hold_what_each_member_needs() -> None:
 @pytest.mark.parametrize(
     ("text", "base", "why"),
     [
-        ('guest = "windows7"\n', "localtime", "rule: windows7 guests keep localtime time"),
+        ('guest = "windows7"\n', "localtime", "rule: windows7 guests keep local time"),
         ("", "utc", ""),
         ('guest = "windows7"\n[machine]\nrtc = "utc"\n', "utc", "machine.rtc"),
     ],

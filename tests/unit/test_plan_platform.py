@@ -47,6 +47,11 @@ def test_a_machine_this_qemu_does_not_have() -> None:
     assert problem.allowed == "pc-q35-7.2, pc-q35-8.2"
     assert one('[machine]\ntype = "q36"\n').allowed == "q35, pc"
     assert planned('[machine]\ntype = "pc-q35-7.2"\n').problems == ()
+    micro = host(qemu=replace(QEMU, machines=("microvm", "pc-i440fx-2.12")))
+    assert said(planned('[machine]\ntype = "microvm"\n', micro)) == [
+        "machine.type: no machine of this kind is put together here"
+    ]
+    assert said(planned('[machine]\ntype = "pc-i440fx-2.12"\n', micro)) == []
     silent = host(qemu=replace(QEMU, machines=()))
     assert planned('[machine]\ntype = "q36"\n', silent).problems == ()
 

@@ -21,28 +21,50 @@ PARTS = {
     "straight": '[[pci]]\ndevice = "{:02x}:00.0"\nport = "none"\n',
     "balloon": "[balloon]\n",
     "vga": '[display]\nvga = "std"\n',
+    "audio": "[audio]\n",
     "controller": '[[controller]]\ntype = "ahci"\n',
+    "iommu": '[machine]\niommu = "virtio"\n',
+    "hba": '[[controller]]\ntype = "virtio-scsi"\n',
+    "scsi": '[[disk]]\nfile = "/scsi{}"\nbus = "scsi"\n',
+    "scsi-cd": '[[cdrom]]\nfile = "/scsi-cd{}"\nbus = "scsi"\n',
+    "nvme": '[[disk]]\nfile = "/nvme{}"\nbus = "nvme"\n',
+    "stick": '[[disk]]\nfile = "/stick{}"\nbus = "usb"\n',
+    "rng": "[rng]\n",
+    "watchdog": "[watchdog]\n",
+    "vsock": "[vsock]\n",
+    "agent": "[agent]\n",
+    "pvpanic": '[machine]\npvpanic = "pci"\n',
+    "input": '[[input]]\ntype = "tablet"\nbus = "virtio"\n',
+    "tablet": '[[input]]\ntype = "tablet"\n',
+    "serial": '[[serial]]\nbus = "pci"\n',
+    "shmem": '[[shmem]]\nname = "m{}"\nsize = "1M"\n',
+    "share": '[[share]]\npath = "/h{0}"\ntag = "t{0}"\n',
+    "vgpu": '[[vgpu]]\nkind = "mdev"\ntype = "t{}"\n',
 }
 # kind -> how many of it the machine may have here
-COUNTS = {"disk": 8, "sata": 2, "cdrom": 3, "net": 4, "pci": 2, "straight": 2,
-          "balloon": 1, "vga": 1, "controller": 1}  # fmt: skip
+FULL = {"disk": 8, "net": 4}  # of which NVMe drives have the last ones
+COUNTS = {"disk": 6, "sata": 2, "hba": 2, "scsi": 5, "scsi-cd": 3, "nvme": 2,
+          "stick": 1, "cdrom": 3, "net": 4, "pci": 2, "straight": 2,
+          "balloon": 1, "vga": 1, "audio": 1, "controller": 3, "share": 4,
+          "rng": 1, "watchdog": 1, "vsock": 1, "agent": 1, "pvpanic": 1, "input": 4, "tablet": 1,
+          "serial": 1, "shmem": 2, "vgpu": 3}  # fmt: skip
 
 
 def text_of(counts: dict[str, int]) -> str:
     """The same device is always the same table: cards are numbered by kind."""
     first = {"pci": 16, "straight": 18}
     return "".join(
-        PARTS[kind].format(first.get(kind, 0) + n) for kind, many in counts.items()
-        for n in range(many)
+        PARTS[kind].format(first.get(kind, 0) + n) for kind in COUNTS
+        for n in range(counts.get(kind, 0))
     )
 
 
 def addresses(plan: Plan) -> dict[str, str]:
     """What is where, by what it is."""
-    found = {f"{d.file}": f"{d.place.bus} {d.place.addr} {d.unit}" for d in plan.disks}
+    found = {f"{d.file}": f"{d.place.bus} {d.place.addr} {d.unit} {d.target}" for d in plan.disks}
     found |= {f"net{n.index} {n.mac}": f"{n.place.bus} {n.place.addr}" for n in plan.nics}
     found |= {f"card {c.address}": f"{c.place.bus} {c.place.addr}" for c in plan.cards}
-    found |= {f"port {p.id}": f"{p.addr}" for p in plan.ports}
+    found |= {f"port {p.id}": f"{p.addr} {p.chassis}" for p in plan.ports}
     return found | {name: f"{p.bus} {p.addr}" for name, p in plan.places.items()}
 
 
@@ -57,7 +79,7 @@ def test_one_device_more_or_less_moves_no_other(counts: dict[str, int], kind: st
     assert said(before) == said(after) == []
     old, new = addresses(before), addresses(after)
     assert {k: new[k] for k in old} == old
-    on_bus = [v for v in new.values() if v.startswith(("pcie.0 ", "ide."))]
+    on_bus = [v for v in new.values() if v.startswith(("pcie.0 ", "ide.", "scsi0."))]
     assert len(on_bus) == len(set(on_bus))
 
 
@@ -78,7 +100,7 @@ def test_the_ranges_of_the_map_do_not_overlap() -> None:
 
 @pytest.mark.parametrize("kind", ["disk", "net"])
 def test_a_kind_that_is_full_is_told(kind: str) -> None:
-    count = COUNTS[kind]
+    count = FULL[kind]
     assert said(planned(text_of({kind: count}), HOST)) == []
     plan = planned(text_of({kind: count + 1}), HOST)
     assert f"{kind}[{count}]: the slot map has {count} place(s) for this kind of device" in said(

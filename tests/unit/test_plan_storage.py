@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from typing import Any
 
+import pytest
+from msgspec.structs import replace
+
+from qlaunch.argv.render import render_argv
 from qlaunch.facts.model import HostFile
-from tests.fake.plans import ROOT, USER, host, planned, said
+from qlaunch.plan.model import Plan
+from tests.fake.plans import QEMU, ROOT, USER, host, planned, said
 
 SELF = type(ROOT)(root=True, uid=65534, gid=65534, name="nobody")  # root for itself
 
@@ -154,3 +160,156 @@ def test_an_image_that_another_qemu_has(lock: str, read_only: bool, refused: boo
         assert found[1] == "another QEMU has this disk open"
         assert found[2].startswith("shut that machine down first")
         assert ("read_only = true" in found[2]) is (lock == "reading")
+
+
+def made(path: str = "/vm/new.qcow2", more: str = "", **file: object) -> Plan:
+    """A disk that is to be made, where its file is missing."""
+    missing = HostFile(path=path, kind="missing", **{"free": 1 << 40, **file})  # type: ignore[arg-type]
+    text = disk(path, f'format = "qcow2"\ncreate = {{ size = "64G"{more} }}')
+    return planned(text, host(files=(missing,), invoker=USER,
+                              programs={"qemu-img": "/usr/bin/qemu-img"}))
+
+
+def test_a_missing_disk_is_made() -> None:
+    plan = made(more=', preallocation = "metadata", lazy_refcounts = true, cluster_size = "2M"')
+    assert said(plan) == []
+    (make,) = plan.makes
+    assert (make.path, make.what) == ("/vm/new.qcow2", "a qcow2 disk of 64G")
+    assert make.argv == (
+        "/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata",
+        "-o", "cluster_size=2097152", "-o", "lazy_refcounts=on", "/vm/new.qcow2.new",
+        str(64 << 30),
+    )
+    there = HostFile(path="/vm/new.qcow2", kind="file", format="qcow2")
+    text = disk("/vm/new.qcow2", 'format = "qcow2"\ncreate = { size = "64G" }')
+    assert planned(text, host(files=(there,))).makes == ()
+
+
+def test_what_stands_against_making_one() -> None:
+    def why(plan: Plan) -> tuple[str, str, str]:
+        (problem,) = plan.problems
+        return problem.message, problem.found, problem.hint
+
+    message, found, hint = why(made(near="/"))
+    assert (message, found, hint) == (
+        "there is no directory to make the disk in", "/vm; / is there", "mkdir -p '/vm'")
+    assert why(made(writable=False))[0] == "you may not make a file here"
+    full: dict[str, Any] = {"free": 10 << 30}
+    message, found, _ = why(made(more=', preallocation = "falloc"', **full))
+    assert (message, found) == ("there is no room for the disk", "64G asked for, 10G free")
+    assert why(made(**full))[0] == "the disk may grow larger than the space there is"
+    assert said(made(**full)) == []
+    assert said(made("/dev/sdq")) == ["disk[0].create: a block device is not made here"]
+    gone = planned(
+        disk("/new", 'create = { size = "1G" }'),
+        host(files=(HostFile(path="/new", kind="missing"),), programs={"qemu-img": ""}))
+    assert "disk[0].create: qemu-img is not installed" in said(gone)
+
+
+@pytest.mark.parametrize(("by", "opened"), [(SELF, True), (ROOT, False), (USER, False)])
+def test_a_made_file_is_whose_the_machine_is(by: object, opened: bool) -> None:
+    missing = HostFile(path="/new", kind="missing")
+    plan = planned(disk("/new", 'create = { size = "1G" }'), host(files=(missing,), invoker=by))
+    assert [f.of for f in plan.fds if f.kind == "file"] == (["/new"] if opened else [])
+
+
+@pytest.mark.parametrize(
+    ("says", "found", "message"),
+    [
+        ("raw", "qcow2", "this is a qcow2 image, and would be shown to the guest as it lies there"),
+        ("qcow2", "raw", "this is no qcow2 image"), ("qcow2", "vmdk", "this is no qcow2 image"),
+        ("raw", "raw", ""), ("vpc", "vpc", ""), ("qcow2", "", ""), ("raw", "", ""),
+    ],
+)
+def test_an_image_is_what_it_is_called(says: str, found: str, message: str) -> None:
+    file = HostFile(path="/x", kind="file", format=found)
+    fault_found = fault(file, f'format = "{says}"')
+    assert (fault_found[1] if fault_found else "") == message
+    if message:
+        assert fault_found is not None
+        assert f'format = "{found}"' in fault_found[2]
+
+
+def test_a_cd_is_no_qcow2() -> None:
+    file = HostFile(path="/x", kind="file", format="qcow2")
+    assert said(planned('[[cdrom]]\nfile = "/x"\n', host(files=(file,)))) == [
+        "cdrom[0].file: this is a qcow2 image, and would be shown to the guest as it lies there"]
+
+
+def test_direct_io_is_asked_for_when_the_file_is_opened() -> None:
+    locked = HostFile(path="/x", kind="file", readable=False, writable=False)
+    for cache, direct in (("none", True), ("directsync", True), ("writeback", False)):
+        plan = planned(disk("/x", f'cache = "{cache}"'), host(files=(locked,), invoker=SELF))
+        assert [f.direct for f in plan.fds if f.kind == "file"] == [direct]
+
+
+def test_a_throwaway_disk_is_a_reader_with_a_file_above_it() -> None:
+    file = HostFile(path="/x", kind="block", writable=False, mounted=("/mnt",), size=1 << 30)
+    plan = planned(disk("/x", 'throwaway = true\ncache = "none"'),
+                   host(files=(file,), programs={"qemu-img": "/usr/bin/qemu-img"}))
+    assert said(plan) == []
+    (one,) = plan.disks
+    assert (one.capacity, one.fd, plan.qemu_img) == (1 << 30, None, "/usr/bin/qemu-img")
+    assert [(f.kind, f.direct) for f in plan.fds if f.number == one.overlay] == [("overlay", True)]
+    qcow2 = HostFile(path="/x", kind="file", format="qcow2", size=200, capacity=5 << 30)
+    plan = planned(disk("/x", 'throwaway = true\nformat = "qcow2"'), host(files=(qcow2,)))
+    assert plan.disks[0].capacity == 5 << 30
+
+
+def test_io_that_this_qemu_was_built_without() -> None:
+    poor = replace(QEMU, aio=("native", "threads"))
+    (problem,) = planned(disk("/x", 'io = "io_uring"'), host(qemu=poor)).problems
+    assert (problem.where, problem.allowed) == ("disk[0].io", "native, threads")
+    assert "Debian" in problem.hint
+    assert said(planned(disk("/x", 'io = "io_uring"'), host())) == []  # nobody asked it
+
+
+def test_scsi_places() -> None:
+    two = '[[controller]]\ntype = "{}"\n'
+    cds = '[[cdrom]]\nbus = "scsi"\n' * 2
+    scsi = 'bus = "scsi"'
+    plan = planned(disk("/a", scsi) + disk("/b", scsi + "\nlun = 3") + cds)
+    assert [(d.place.bus, d.target, d.lun) for d in plan.disks] == [
+        ("scsi0.0", 0, 0), ("scsi0.0", 1, 3), ("scsi0.0", 15, 0), ("scsi0.0", 14, 0)]
+    assert [(c.id, c.device, c.place.addr) for c in plan.controllers] == [
+        ("scsi0", "virtio-scsi-pci", "06.0")]
+    plan = planned(disk("/a", scsi) + cds + two.format("lsi"))
+    assert [(d.place.bus, d.target) for d in plan.disks] == [("lsi0.0", n) for n in (0, 6, 5)]
+    assert said(planned(disk("/a", scsi + "\nport = 7") + two.format("lsi"))) == [
+        "disk[0].port: the controller lsi0 has no target 7"]
+    assert said(planned(disk("/a", scsi + "\nlun = 1") + two.format("pvscsi"))) == [
+        "disk[0].lun: the controller pvscsi0 has no logical unit 1"]
+    same = disk("/a", scsi) + disk("/b", scsi + "\nport = 0")
+    assert said(planned(same)) == ["disk[1]: target 0 of scsi0 is already taken by disk[0]"]
+
+
+def test_sata_of_the_old_machine_needs_a_controller() -> None:
+    pc = '[machine]\ntype = "pc"\n'
+    plan = planned(pc + disk("/a", 'bus = "sata"'))
+    assert said(plan) == ["disk[0].bus: the pc machine has no SATA"]
+    plan = planned(pc + disk("/a", 'bus = "sata"') + '[[controller]]\ntype = "ahci"\n')
+    assert (said(plan), plan.disks[0].place.bus) == ([], "ahci0.0")
+    assert said(planned(disk("/a", 'bus = "sata"\nport = 6'))) == [
+        "disk[0].port: there is no SATA port 6"]
+
+
+def test_threads_that_are_shared_are_made_once() -> None:
+    text = disk("/a", 'iothread = "fast"') + disk("/b", 'iothread = "fast"') + disk(
+        "/c", "iothread = true") + '[[controller]]\ntype = "virtio-scsi"\niothread = "fast"\n'
+    argv = render_argv(planned(text))
+    assert [w for w in argv if w.startswith("iothread,")] == ["iothread,id=fast",
+                                                              "iothread,id=iothread2"]
+    assert sum(",iothread=fast" in w for w in argv) == 3
+
+
+def test_spread_queues_need_a_new_qemu_and_are_no_subject_of_set() -> None:
+    text = disk("/a", "iothreads = 2") + '[qemu]\nset = { "disk0.vectors" = 3 }\n'
+    old = replace(QEMU, properties={"virtio-blk-pci": ("iothread",)})
+    new = replace(QEMU, properties={"virtio-blk-pci": ("iothread", "iothread-vq-mapping")})
+    assert said(planned(text, host(qemu=old)))[0] == (
+        "disk[0].iothreads: this QEMU cannot spread the queues of virtio-blk-pci over threads")
+    assert said(planned(text, host(qemu=new))) == [
+        "qemu.set.disk0.vectors: QEMU cannot set this for a disk with iothreads"]
+    plan = planned(disk("/a,b", "iothreads = 2"), host(qemu=new))
+    (word,) = [w for w in render_argv(plan) if w.startswith("{")]
+    assert json.loads(word)["num-queues"] == 2

@@ -140,6 +140,17 @@ def test_a_process_is_named_and_may_be_overruled_by_hand() -> None:
         assert [(p.severity, p.where, p.message) for p in found] == [(severity, "", text)]
 
 
+def test_force_overrules_the_process_and_not_the_mount_beside_it() -> None:
+    """Whatever they are called."""
+    cat = Holder(kind="process", what="/dev/sda1", pid=8, command="cat", remedy="kill 8")
+    mount = Holder(kind="mount", what=f"/mnt/{cat} (/dev/sda1)", remedy="umount /mnt")
+    held = device("04:00.0", "1:1", NET, group=9, holders=(mount, cat))
+    found = obstacles(host(held), [held], force=True)
+    assert [(p.severity, p.hint) for p in found] == [
+        ("error", "umount /mnt"), ("warning", "kill 8"),
+    ]
+
+
 def test_a_link_with_an_address_is_a_warning() -> None:
     link = Holder(kind="link", what="eth1, which is up and has an address", remedy="down")
     plan = planned(ONE, host(device("04:00.0", "1:1", NET, group=9, holders=(link,))))

@@ -28,7 +28,7 @@ boot = 1
 """,
         """\
 error: vm.toml:1: net[0]: not connected to anything
-  allowed: one of bridge, tap or user (bridge with tap names our tap)
+  allowed: one of bridge, tap, macvtap, nat, passt or user (bridge with tap names our tap)
 hint: for a network without privileges: user = {}""",
     ),
     "net with two ends": (
@@ -40,7 +40,75 @@ user = {}
         """\
 error: vm.toml:3: net[0].user: connected to more than one thing
   found:   bridge, user
-  allowed: one of bridge, tap or user (bridge with tap names our tap)""",
+  allowed: one of bridge, tap, macvtap, nat, passt or user (bridge with tap names our tap)""",
+    ),
+    "two networks of its own": (
+        """\
+[[net]]
+nat = {}
+[[net]]
+nat = {}
+""",
+        """\
+error: vm.toml:4: net[1].nat: net[0] has nat already; a machine has one such network
+hint: use user = {} for this card""",
+    ),
+    "mode and mac": (
+        """\
+[[net]]
+bridge = "br0"
+mode = "vepa"
+[[net]]
+macvtap = "eth0"
+mode = "passthru"
+mac = "52:54:00:00:00:01"
+""",
+        """\
+error: vm.toml:3: net[0].mode: only a macvtap has a mode
+hint: add macvtap = "eth0", or drop it
+error: vm.toml:7: net[1].mac: a card on a passthru macvtap has the link's own MAC address
+hint: drop mac""",
+    ),
+    "sizes of cards": (
+        """\
+[[net]]
+model = "e1000"
+rx_queue_size = 1024
+user = { dns = "10.0.2.2" }
+mtu = 9000
+""",
+        """\
+error: vm.toml:3: net[0].rx_queue_size: only a virtio card has queues of a chosen size
+  found:   rx_queue_size = 1024, model = "e1000", user
+hint: leave the key out
+error: vm.toml:4: net[0].user.dns: the guest's name server must be in its network, beside the host
+  found:   "10.0.2.2"
+  allowed: in 10.0.2.0/24, but not 10.0.2.2
+error: vm.toml:5: net[0].mtu: user-mode networking has no MTU to set
+  found:   mtu = 9000, model = "e1000", user
+hint: leave the key out""",
+    ),
+    "addresses": (
+        """\
+[[net]]
+nat = { dns = ["1.1.1.300"], forward = ["tcp:80:80"] }
+[[net]]
+passt = { forward = ["tcp:80:81"] }
+[[net]]
+user = { net = "10.0.0.0/28", bootfile = "a" }
+""",
+        """\
+error: vm.toml:2: net[0].nat.dns[0]: expected an IPv4 address
+  found:   "1.1.1.300"
+hint: for example "192.168.1.1"
+error: vm.toml:4: net[1].passt.forward[0]: net[0].nat.forward[0] forwards the same port of the host
+  found:   "tcp:80:81"
+hint: another port of the host's
+error: vm.toml:6: net[2].user.net: too small: QEMU gives the guest the fifteenth address
+  found:   "10.0.0.0/28"
+  allowed: /8 to /27
+error: vm.toml:6: net[2].user.bootfile: the file is fetched by TFTP
+hint: add tftp = "DIRECTORY\"""",
     ),
     "make_bridge": (
         """\
@@ -59,8 +127,9 @@ user = {}
 queues = 2
 """,
         """\
-error: vm.toml:3: net[0].queues: more than one queue needs a virtio card on a bridge or tap
-  found:   queues = 2, model = "virtio", user""",
+error: vm.toml:3: net[0].queues: more than one queue needs a virtio card on a bridge, tap, macvtap or nat
+  found:   queues = 2, model = "virtio", user
+hint: leave the key out""",
     ),
     "vhost": (
         """\
@@ -70,8 +139,9 @@ model = "e1000"
 vhost = true
 """,
         """\
-error: vm.toml:4: net[0].vhost: vhost needs a virtio card on a bridge or tap
-  found:   vhost = true, model = "e1000\"""",
+error: vm.toml:4: net[0].vhost: vhost needs a virtio card on a bridge, tap, macvtap or nat
+  found:   vhost = true, model = "e1000"
+hint: leave the key out""",
     ),
     "same mac": (
         """\
@@ -84,7 +154,8 @@ mac = "52:54:00:00:00:01"
 """,
         """\
 error: vm.toml:6: net[1].mac: net[0] has the same MAC address
-  found:   52:54:00:00:00:01""",
+  found:   52:54:00:00:00:01
+hint: change it in one of the two, or leave one table out""",
     ),
     "same tap": (
         """\
@@ -95,7 +166,8 @@ tap = "t"
 """,
         """\
 error: vm.toml:4: net[1].tap: net[0] has the same tap
-  found:   t""",
+  found:   t
+hint: change it in one of the two, or leave one table out""",
     ),
     "port number": (
         """\
@@ -104,7 +176,8 @@ user = { forward = ["tcp:70000:22"] }
 """,
         """\
 error: vm.toml:2: net[0].user.forward[0]: a port number from 1 to 65535 is wanted
-  found:   "tcp:70000:22\"""",
+  found:   "tcp:70000:22"
+hint: for example "tcp:2222:22\"""",
     ),
     "forward address": (
         """\
@@ -113,7 +186,8 @@ user = { forward = ["tcp:1.2.3:2222:22"] }
 """,
         """\
 error: vm.toml:2: net[0].user.forward[0]: expected an IPv4 address
-  found:   "tcp:1.2.3:2222:22\"""",
+  found:   "tcp:1.2.3:2222:22"
+hint: for example "tcp:127.0.0.1:2222:22\"""",
     ),
     "forward twice": (
         """\
@@ -122,7 +196,8 @@ user = { forward = ["tcp:2222:22", "tcp:2222:23"] }
 """,
         """\
 error: vm.toml:2: net[0].user.forward[1]: net[0].user.forward[0] forwards the same port of the host
-  found:   "tcp:2222:23\"""",
+  found:   "tcp:2222:23"
+hint: another port of the host's""",
     ),
     "pins": (
         """\
@@ -151,7 +226,9 @@ pin = { vcpus = [[]], emulator = [] }
 """,
         """\
 error: vm.toml:2: cpu.pin.vcpus[0]: no host CPU for this vCPU
-error: vm.toml:2: cpu.pin.emulator: an empty CPU list""",
+hint: for example ["2", "3"], or leave pin out
+error: vm.toml:2: cpu.pin.emulator: an empty CPU list
+hint: for example "0-1", or leave the key out""",
     ),
     "many cpus": (
         """\
@@ -161,7 +238,8 @@ cores = 128
 """,
         """\
 error: vm.toml:1: cpu: 256 vCPUs, and a guest can have 255
-  found:   sockets = 2, cores = 128, threads = 1""",
+  found:   sockets = 2, cores = 128, threads = 1
+hint: fewer; or [machine] iommu = "intel\"""",
     ),
     "boot order": (
         """\
@@ -186,7 +264,8 @@ device = "0000:03:00.0"
 """,
         """\
 error: vm.toml:4: pci[1].device: pci[0] has the same host device
-  found:   0000:03:00.0""",
+  found:   0000:03:00.0
+hint: change it in one of the two, or leave one table out""",
     ),
     "another id": (
         """\
@@ -196,7 +275,8 @@ id = "10de:1201"
 """,
         """\
 error: vm.toml:3: pci[0].id: device says another vendor:device
-  found:   10de:1201""",
+  found:   10de:1201
+hint: leave id out""",
     ),
     "same disk": (
         """\
@@ -247,7 +327,8 @@ x_vga = true
 """,
         """\
 error: vm.toml:6: pci[1].x_vga: pci[0] is the primary card already
-  found:   x_vga = true""",
+  found:   x_vga = true
+hint: leave it out for this card""",
     ),
     "hyperv on linux": (
         """\
@@ -307,6 +388,13 @@ error: vm.toml:3: disk[0].io: native I/O needs a cache mode that bypasses the pa
   found:   io = "native", cache = "writeback"
 hint: use cache = "none", or io = "threads\"""",
     ),
+    "native io without a word of the cache": (
+        '[[disk]]\nfile = "a"\nio = "native"\n',
+        """\
+error: vm.toml:3: disk[0].io: native I/O needs a cache mode that bypasses the page cache
+  found:   io = "native"
+hint: use cache = "none", or io = "threads\"""",
+    ),
     "two stdio": (
         """\
 [[serial]]
@@ -316,7 +404,8 @@ type = "stdio"
 """,
         """\
 error: vm.toml:4: serial[1].type: serial[0] is on the terminal already
-  found:   "stdio\"""",
+  found:   "stdio"
+hint: "socket" here; qlaunch console shows it""",
     ),
     "file of a socket": (
         """\
@@ -325,7 +414,8 @@ type = "socket"
 file = "a"
 """,
         """\
-error: vm.toml:3: serial[0].file: a file is for type = "file", not "socket\"""",
+error: vm.toml:3: serial[0].file: a file is for type = "file", not "socket"
+hint: type = "file", or leave file out""",
     ),
     "same cd port": (
         """\
@@ -337,8 +427,9 @@ file = "b"
 port = 1
 """,
         """\
-error: vm.toml:6: cdrom[1].port: cdrom[0] has the same AHCI port
-  found:   1""",
+error: vm.toml:6: cdrom[1].port: cdrom[0] has the same port
+  found:   1
+hint: another port, or leave it out""",
     ),
     "same slot": (
         """\
@@ -404,7 +495,8 @@ args = ["-device", "x", "--daemonize"]
 """,
         """\
 error: vm.toml:2: qemu.args[2]: -daemonize is not for a profile: QEMU must stay qlaunch's child, and dies of SIGSYS under its sandbox
-  found:   "--daemonize\"""",
+  found:   "--daemonize"
+hint: leave it out""",
     ),
     "qmp on stdio": (
         """\
@@ -453,7 +545,8 @@ hint: in quotes, for example "net0.host_mtu" = 9000""",
 """,
         """\
 error: vm.toml:2: qemu.env."A=B": expected a variable's name, without "="
-  found:   "A=B\"""",
+  found:   "A=B"
+hint: for example GDK_BACKEND = "x11\"""",
     ),
     "control in fw_cfg": (
         """\
@@ -511,7 +604,8 @@ model = ""
 """,
         """\
 error: vm.toml:2: cpu.model: an empty text
-  found:   "\"""",
+  found:   ""
+hint: leave the key out, and the default is taken""",
     ),
 }
 
@@ -526,7 +620,8 @@ def told(directory: Path, text: str) -> str:
         problems = read_profile(path).warnings
     except ProfileError as error:
         problems = error.problems
-    return "\n".join(map(str, problems)).replace(str(directory), "DIR")
+    said = "\n".join(map(str, problems)).replace(",\n           ", ", ")
+    return said.replace(str(directory), "DIR")
 
 
 @pytest.fixture

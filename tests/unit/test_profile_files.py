@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qlaunch.errors import ProfileError
-from qlaunch.profile.read import read_profile
+from qlaunch.profile.read import _TOML_WORDS, read_profile
 
 CASES: dict[str, tuple[str, str]] = {
     "no value": (
@@ -39,7 +39,8 @@ cores = 2
 """,
         """\
 error: vm.toml:3:10: this key is said twice
-  found:   cores = 2""",
+  found:   cores = 2
+hint: keep one of them; of what there may be several: [[disk]], a header each""",
     ),
     "table twice": (
         """\
@@ -48,7 +49,8 @@ error: vm.toml:3:10: this key is said twice
 """,
         """\
 error: vm.toml:2:5: this table is said twice
-  found:   [cpu]""",
+  found:   [cpu]
+hint: keep one of them; of what there may be several: [[disk]], a header each""",
     ),
     "unclosed text": (
         """\
@@ -56,7 +58,8 @@ name = "x
 """,
         """\
 error: vm.toml:1:10: the closing quote is missing
-  found:   name = "x""",
+  found:   name = "x
+hint: text is written in quotes, key = "text", and a comment begins with #""",
     ),
     "unclosed list": (
         """\
@@ -65,7 +68,8 @@ flags = ["+svm"
 """,
         """\
 error: vm.toml:4:1: the closing "]" of a list is missing
-  found:   [[cdrom]]""",
+  found:   [[cdrom]]
+hint: key = ["one", "two"]""",
     ),
     "two values": (
         """\
@@ -73,7 +77,8 @@ name = "a" "b"
 """,
         """\
 error: vm.toml:1:12: nothing may follow the value on its line
-  found:   name = "a" "b\"""",
+  found:   name = "a" "b"
+hint: text is written in quotes, key = "text", and a comment begins with #""",
     ),
     "header": (
         """\
@@ -81,7 +86,8 @@ error: vm.toml:1:12: nothing may follow the value on its line
 """,
         """\
 error: vm.toml:1:5: expected "]" after the name of a table
-  found:   [cpu""",
+  found:   [cpu
+hint: [cpu] is a table, [[disk]] one of several""",
     ),
     "no key": (
         """\
@@ -89,7 +95,8 @@ error: vm.toml:1:5: expected "]" after the name of a table
 """,
         """\
 error: vm.toml:1:1: this is neither a table nor a key
-  found:   = 1""",
+  found:   = 1
+hint: a line is key = value, [table] or # comment""",
     ),
     "bad escape": (
         """\
@@ -106,7 +113,8 @@ hello
 """,
         """\
 error: vm.toml:1:6: expected "=" after a key
-  found:   hello""",
+  found:   hello
+hint: a line is key = value, [table] or # comment""",
     ),
     "xml": (
         """\
@@ -115,7 +123,8 @@ error: vm.toml:1:6: expected "=" after a key
 """,
         """\
 error: vm.toml:1:1: this is neither a table nor a key
-  found:   <domain>""",
+  found:   <domain>
+hint: a line is key = value, [table] or # comment""",
     ),
     "dotted over a value": (
         """\
@@ -124,7 +133,8 @@ name.y = 1
 """,
         """\
 error: vm.toml:2:11: this key is said twice
-  found:   name.y = 1""",
+  found:   name.y = 1
+hint: keep one of them; of what there may be several: [[disk]], a header each""",
     ),
     "carriage return": (
         """\
@@ -132,7 +142,8 @@ name = "x"\rguest = "linux"
 """,
         """\
 error: vm.toml:1:11: nothing may follow the value on its line
-  found:   name = "x"\\rguest = "linux\"""",
+  found:   name = "x"\\rguest = "linux"
+hint: text is written in quotes, key = "text", and a comment begins with #""",
     ),
     "shell": (
         """\
@@ -141,7 +152,8 @@ qemu-system-x86_64 -m 4G
 """,
         """\
 error: vm.toml:2:20: expected "=" after a key
-  found:   qemu-system-x86_64 -m 4G""",
+  found:   qemu-system-x86_64 -m 4G
+hint: a line is key = value, [table] or # comment""",
     ),
 }
 
@@ -154,6 +166,10 @@ def told(path: Path) -> str:
         read_profile(path)
     assert caught.value.exit_code == 2
     return str(caught.value).replace(str(path.parent), "DIR")
+
+
+def test_each_of_the_parsers_words_has_a_hint() -> None:
+    assert [theirs for theirs, _, hint in _TOML_WORDS if not hint] == []
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from qlaunch.codec import decode_value
+from qlaunch.argv.render import render_argv
 from qlaunch.errors import ProfileError, UsageError
+from qlaunch.facts.model import HostFacts
+from qlaunch.facts.probe import read_snapshot
+from qlaunch.plan.make import make_plan
 from qlaunch.profile.faults import find_faults
 from qlaunch.profile.profile import Profile
 from qlaunch.profile.read import read_profile
+from qlaunch.profile.tables import build, whole
+from tests.fake.grown import profiles
+from tests.fake.plans import host
+
+DATA = Path(__file__).parents[1] / "data/facts"
 
 WORDS = [*Profile.__struct_fields__]
 WORDS += ["file", "bus", "boot", "addr", "user", "bridge", "mac", "vcpus", "pin", "memory",
@@ -82,11 +91,11 @@ def faults_agree(tree: dict[str, Any]) -> None:
     """The walk of the error path finds a fault exactly when msgspec refuses."""
     tree = {"name": "x", **tree}
     try:
-        msgspec.convert(tree, Profile, dec_hook=decode_value)
+        build(tree)
     except msgspec.ValidationError:
-        assert find_faults(tree, Profile)
+        assert find_faults(tree, whole())
     else:
-        assert find_faults(tree, Profile) == []
+        assert find_faults(tree, whole()) == []
 
 
 QUICK = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -134,6 +143,51 @@ def test_any_tree_nightly(tree: dict[str, Any]) -> None:
 @LONG
 def test_any_bytes_nightly(data: bytes) -> None:
     read(data)
+
+
+# -- profiles of the right form, further: what the reader takes can be planned -------------------
+
+
+@functools.cache
+def hosts() -> tuple[HostFacts, ...]:
+    """Recorded machines, and one at which nobody looked."""
+    names = ("fx8120", "plain", "gvt-laptop", "ada-server")
+    return (*(read_snapshot(DATA / f"{name}.json") for name in names), host())
+
+
+def grown_test(tree: dict[str, Any], number: int) -> None:
+    """Read, and planned and rendered when it can be: refused with words, or a command line."""
+    text = document(tree)
+    read(text.encode())
+    faults_agree(tree)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "vm.toml"
+        path.write_text(text)
+        try:
+            profile = read_profile(path).profile
+        except UsageError:
+            return
+    facts = hosts()[number]
+    plan = make_plan(profile, facts)
+    assert all(p.message for p in plan.problems)
+    if not any(p.severity == "error" for p in plan.problems):
+        assert all(isinstance(word, str) and "\0" not in word for word in render_argv(plan))
+
+
+GROWN = given(profiles(), st.integers(0, 4))
+
+
+@GROWN
+@QUICK
+def test_any_grown_profile(tree: dict[str, Any], number: int) -> None:
+    grown_test(tree, number)
+
+
+@pytest.mark.nightly
+@GROWN
+@LONG
+def test_any_grown_profile_nightly(tree: dict[str, Any], number: int) -> None:
+    grown_test(tree, number)
 
 
 def test_undecodable_arguments() -> None:

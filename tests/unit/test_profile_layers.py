@@ -150,24 +150,26 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     [
         (
             {"vm": 'name = "x"\nextends = "nope.toml"\n'},
-            "error: vm.toml:2: extends: there is no such file\n  found:   DIR/nope.toml",
+            "error: vm.toml:2: extends: there is no such file\n  found:   DIR/nope.toml\n"
+            "hint: paths are relative to the file that says them",
         ),
         (
             {"vm": 'extends = [\n  "nope.toml",\n  "sub",\n]\n', "sub__x": ""},
             "error: vm.toml:2: extends: there is no such file\n  found:   DIR/nope.toml\n"
+            "hint: paths are relative to the file that says them\n"
             "error: vm.toml:3: extends: this is a directory\n  found:   DIR/sub\n"
             "hint: a profile is a regular file, NAME.toml",
         ),
         (
             {"vm": 'extends = "vm.toml"\n'},
             "error: vm.toml:1: extends: the profile extends itself\n"
-            "  found:   vm.toml → vm.toml",
+            "  found:   vm.toml → vm.toml\nhint: take this one out",
         ),
         (
             {"vm": 'extends = "a.toml"\n', "a": "extends = './sub/../b.toml'\n", "sub__x": "",
              "b": "\nextends = 'a.toml'\n"},
             "error: b.toml:2: extends: the profile extends itself\n"
-            "  found:   vm.toml → a.toml → b.toml → a.toml",
+            "  found:   vm.toml → a.toml → b.toml → a.toml\nhint: take this one out",
         ),
         (
             {"vm": 'extends = "${NOT_SET_AT_ALL}/a.toml"\n'},
@@ -178,7 +180,8 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
             {"vm": "extends = ['a.toml', 'b.toml']\n", "a": "x =\n", "b": "\n\ny\n"},
             "error: a.toml:1:4: this is not a TOML value\n  found:   x =\n"
             'hint: text is written in quotes: key = "text"\n'
-            'error: b.toml:3:2: expected "=" after a key\n  found:   y',
+            'error: b.toml:3:2: expected "=" after a key\n  found:   y\n'
+            "hint: a line is key = value, [table] or # comment",
         ),
         (
             {"vm": "extends = ['a.toml', 2]\n" + BOOT},

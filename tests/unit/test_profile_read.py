@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qlaunch.errors import ProfileError
+from qlaunch.profile.cpu import Pin
 from qlaunch.profile.find import find_profile, profile_directories, profile_names
 from qlaunch.profile.paths import PathRules, expand_path
 from qlaunch.profile.read import read_profile
@@ -60,7 +61,7 @@ def test_values_are_typed(tmp_path: Path) -> None:
     profile = loaded.profile
     assert (profile.name, profile.guest) == ("win7", "windows7")
     assert (profile.machine.memory, profile.stop.timeout) == (Size(8 << 30), Duration(120))
-    assert profile.cpu.pin is not None
+    assert isinstance(profile.cpu.pin, Pin)
     assert profile.cpu.pin.vcpus == (
         CpuSet([1]), CpuSet([2]), CpuSet([3]), CpuSet([5]), CpuSet([6, 7]), CpuSet([7, 8, 9])
     )
@@ -168,6 +169,11 @@ def test_find_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here.toml").touch()
     (tmp_path / "bare").touch()
     (tmp_path / "user" / "notes.txt").touch()
+    for name, text in (  # of other programs
+        ("pyproject", '[build-system]\nrequires = []\n[project]\nname = "x"\n'),
+        ("ruff", 'line-length = 100\n[lint]\nselect = []\n'),
+    ):
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
     assert profile_names(directories) == ["here", "both", "win7", "deb"]
     assert {
         text: str(find_profile(text, directories))
@@ -190,6 +196,15 @@ def test_find_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ProfileError) as caught:
             find_profile(text, directories)
         assert str(caught.value).removeprefix("error: ").startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# todo\n", "name = \"x\"\n", "cpu.cores = 2\n", "  [[ disk ]]\n", "[[disk",
+             "[pci]\n[project]\n", "machine = {memory = \"1G\"}\n", "\xff"],
+)  # fmt: skip
+def test_what_may_be_a_profile_is_offered(text: str, tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text(text, encoding="latin-1")
+    assert profile_names((tmp_path,)) == ["one"]
 
 
 def test_profile_directories(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from qlaunch.errors import ProfileError
+from qlaunch.facts.invoker import read_invoker
 from qlaunch.profile.read import read_profile
 from qlaunch.profile.trust import Verdict, asking_user, check_trust
 
@@ -61,19 +62,20 @@ def where(verdict: Verdict) -> list[str]:
 
 
 def test_what_is_roots_alone_is_trusted() -> None:
-    assert Host().judge("/etc/qlaunch/vm.toml") == ((), True)
-    assert Host().judge("/etc/./qlaunch//../qlaunch/vm.toml", "/etc/qlaunch/vm.toml") == ((), True)
+    assert Host().judge("/etc/qlaunch/vm.toml") == Verdict((), True)
+    odd = Host().judge("/etc/./qlaunch//../qlaunch/vm.toml", "/etc/qlaunch/vm.toml")
+    assert odd == Verdict((), True)
 
 
 def test_the_asking_user_may_own_it_but_not_unnoticed() -> None:
-    assert Host().judge("/home/me/vm.toml", asking=1000) == ((), False)
+    assert Host().judge("/home/me/vm.toml", asking=1000) == Verdict((), False)
     assert where(Host().judge("/home/me/vm.toml")) == ["/home/me", "/home/me/vm.toml"]
     assert where(Host().judge("/home/me/vm.toml", asking=1001)) == [
         "/home/me", "/home/me/vm.toml"
     ]
     # root's own file in a directory of the user's: the user can put another in its place
     host = Host(home__me__vm_toml=(FILE | 0o644, 0))
-    assert host.judge("/home/me/vm.toml", asking=1000) == ((), False)
+    assert host.judge("/home/me/vm.toml", asking=1000) == Verdict((), False)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_what_others_may_write_is_refused(
 
 
 def test_sticky_directories() -> None:
-    assert Host().judge("/tmp/own/vm.toml") == ((), True)
+    assert Host().judge("/tmp/own/vm.toml") == Verdict((), True)
     assert where(Host().judge("/tmp/vm.toml")) == ["/tmp"]
     assert where(Host(tmp=(DIR | 0o777, 0)).judge("/tmp/own/vm.toml")) == ["/tmp"]
     assert where(Host(tmp=(DIR | 0o1777, 33)).judge("/tmp/own/vm.toml")) == ["/tmp"]
@@ -140,6 +142,18 @@ def test_asking_user(environ: dict[str, str], uid: int | None) -> None:
     assert asking_user(environ) == uid
 
 
+def test_a_set_user_id_program_believes_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    for name in ("SUDO_UID", "PKEXEC_UID"):
+        monkeypatch.setenv(name, "0")
+    assert asking_user() == 1000
+    found = read_invoker("")
+    assert (found.root, found.asked, found.uid) == (True, 1000, 1000)
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert asking_user() is None
+
+
 def test_who_is_no_root_reads_anything(tmp_path: Path) -> None:
     path = tmp_path / "vm.toml"
     path.write_text(BOOT, encoding="utf-8")
@@ -169,3 +183,36 @@ def test_the_reader_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     os.chown(base, 0, 0)
     assert read_profile(path, root_user=True).trusted
     assert not read_profile(path, ["cpu.cores=2"], root_user=True).trusted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of root's and of others' are made")
+@pytest.mark.parametrize("first", ["roots", "strangers"])
+def test_what_is_judged_is_what_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Another file in its place between opening and judging changes nothing."""
+    for name in ("SUDO_UID", "PKEXEC_UID"):
+        monkeypatch.delenv(name, raising=False)
+    path, other = tmp_path / "vm.toml", tmp_path / "other.toml"
+    roots, strangers = (path, other) if first == "roots" else (other, path)
+    roots.write_text(BOOT, encoding="utf-8")
+    strangers.write_text(BOOT + "[cpu]\ncores = 7\n", encoding="utf-8")
+    os.chown(strangers, 4242, 4242)
+    opened: list[str] = []
+    real = os.open
+
+    def swap(name: str | Path, *rest: int, **more: int) -> int:
+        fd = real(name, *rest, **more)
+        if str(name) == str(path):
+            opened.append(str(name))
+            other.replace(path)
+        return fd
+
+    monkeypatch.setattr(os, "open", swap)
+    if first == "roots":
+        loaded = read_profile(path, root_user=True)
+        assert (loaded.trusted, loaded.profile.cpu.cores) == (True, 1)
+    else:
+        with pytest.raises(ProfileError, match="another user owns the file"):
+            read_profile(path, root_user=True)
+    assert opened == [str(path)]

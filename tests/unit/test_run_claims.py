@@ -25,6 +25,7 @@ from qlaunch.run.info import (
     machine_names,
     read_info,
     try_supervise,
+    was_killed,
     write_info,
 )
 from qlaunch.run.locks import is_locked, try_lock
@@ -156,6 +157,8 @@ def test_qemu_is_who_has_the_lock_and_says_the_name(tmp_path: Path) -> None:
                 assert kill_qemu(where)
                 assert ours.wait(30) == -signal.SIGKILL
                 assert (find_qemu(where), kill_qemu(where)) == (None, False)
+                assert was_killed(where, ours.pid)
+                assert not was_killed(where, other.pid)
             finally:
                 for process in (ours, other, third):
                     process.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qlaunch.errors import HostError, NotRestoredError, QlaunchError
+from qlaunch.errors import NotRestoredError, QlaunchError
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.plan.steps import (
     HoldPower,
@@ -34,6 +33,7 @@ from qlaunch.run.journal import (
     read_journal,
 )
 from qlaunch.values import PciAddress, PciId
+from tests.fake.failing import each_write_fails
 from tests.fake.kernel import FakeKernel
 from tests.fake.kernel_tree import HANG, Fault, snapshot
 from tests.fake.scripted import MemoryLog
@@ -90,34 +90,8 @@ def test_there_and_back(kernel: FakeKernel) -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_every_write_of_the_apply_fails_in_turn(kernel: FakeKernel, moment: str) -> None:
     """EIO with nothing done, and EIO with everything done: a half-applied step is undone too."""
-    before = snapshot(kernel.root)
-    counter = kernel.root / ".model/count"
-
-    def count_and_fail(n: int) -> Callable[[str, str], None]:
-        def hook(path: str, text: str) -> None:
-            with counter.open("a") as file:
-                file.write(".")
-            if counter.stat().st_size == n:
-                raise OSError(errno.EIO, "Input/output error", path)
-
-        return hook
-
-    failed = 0
-    for n in range(1, 50):
-        counter.write_text("")
-        setattr(kernel, f"{moment}_write", count_and_fail(n))
-        engine = Engine(kernel.host(), MemoryLog(), HANDLERS)
-        try:
-            engine.apply(STEPS)
-        except HostError:
-            failed += 1
-            assert snapshot(kernel.root) == before, f"write {n}"
-        else:
-            break
-    assert failed == 10  # 3 a device, 2 reset methods, d3cold, pages
-    setattr(kernel, f"{moment}_write", None)
-    assert engine.undo_all().left == ()
-    assert snapshot(kernel.root) == before
+    # 3 a device, 2 reset methods, d3cold, pages
+    assert each_write_fails(kernel, moment, STEPS, snapshot) == 10
 
 
 def test_a_hanging_unbind_returns_all_others(kernel: FakeKernel) -> None:
@@ -127,7 +101,7 @@ def test_a_hanging_unbind_returns_all_others(kernel: FakeKernel) -> None:
     kernel.after_write = lambda path, _: late.touch() if "snd_hda_intel" in path else None
     log = MemoryLog()
     with pytest.raises(NotRestoredError, match=r"0000:01:00\.1"):
-        Engine(kernel.host(deadline=0.3), log, HANDLERS).apply(STEPS)
+        Engine(kernel.host(deadline=2), log, HANDLERS).apply(STEPS)
     assert kernel.driver_of(GPU) == "bochs"
     assert [r.k for r in log.records if isinstance(r, Stuck)] == [2, 2]
     kernel.release()
@@ -140,7 +114,7 @@ def test_a_hanging_unbind_returns_all_others(kernel: FakeKernel) -> None:
 
 
 def test_a_hanging_reset_gets_no_second_write(kernel: FakeKernel) -> None:
-    engine = Engine(kernel.host(deadline=0.3), MemoryLog(), HANDLERS)
+    engine = Engine(kernel.host(deadline=2), MemoryLog(), HANDLERS)
     engine.apply(STEPS)
     kernel.faults = [Fault(f"*/{AUDIO}/reset", HANG)]
     outcome = engine.undo_all()

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ import pytest
 from qlaunch.children import ENDING
 from qlaunch.cli import recover as recover_verb
 from qlaunch.cli import stop as stop_verb
+from qlaunch.cli.detach import detached as run_detached
 from qlaunch.errors import EXIT_FAILED, EXIT_NOT_RESTORED, HostError, NotRestoredError, Problem
 from qlaunch.host.handler import Host
 from qlaunch.plan.steps import LoadModule, TakeDevice
@@ -158,16 +160,21 @@ def test_a_failed_recovery_leaves_the_claim_to_the_dead(
         raise NotRestoredError("stuck")
 
     step = TakeDevice(address=PciAddress(DEVICE), id=PciId("1234:1111"))
-    plan: Any = SimpleNamespace(name="new", steps=(step,))
+    claim = SimpleNamespace(kind="claim", of=step.address)
+    plan: Any = SimpleNamespace(name="new", steps=(step,), fds=(claim,))
     claims: Any = []
     with monkeypatch.context() as patch, pytest.raises(NotRestoredError):
         patch.setattr("qlaunch.run.recover.recover_dead", fail)
-        prepare.claim_devices(str(tmp_path), plan, claims, Story(quiet=True), Host())
+        prepare.claim_devices(
+            str(tmp_path), plan, claims, Story(quiet=True), Host(), lambda _: plan
+        )
     path = claims[0].path
     drop_claims(claims)
     assert read_owner(path) == Owner("dead")
     claims.clear()
-    prepare.claim_devices(str(tmp_path), plan, claims, Story(quiet=True), Host())
+    prepare.claim_devices(
+        str(tmp_path), plan, claims, Story(quiet=True), Host(), lambda _: plan
+    )
     owner = read_owner(path)
     assert owner is not None
     assert owner.name == "new"
@@ -374,6 +381,29 @@ def test_ctrl_c_while_waiting_stops_the_start(tmp_path: Path) -> None:
         assert parent.wait(20) == 2
     assert "error: stopped" in said
     assert not (tmp_path / "mark").exists()
+
+
+def test_ctrl_c_before_it_waits_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that comes while the child is made is for the child."""
+    fork, ours = os.fork, threading.get_ident()
+
+    def interrupted() -> int:
+        pid = fork()
+        if pid:
+            signal.pthread_kill(ours, signal.SIGINT)  # other threads of the tests take it, too
+        return pid
+
+    def session(running: Callable[[], None]) -> int:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+        time.sleep(60)
+        return 0
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    code = run_detached("win7", session)
+    assert code in (1, 7)  # or the default's, before there was a handler
+    assert "win7: stopping" in capfd.readouterr().err
 
 
 # -- pins

@@ -39,6 +39,8 @@ from qlaunch.values import CpuSet, Duration, GuestSlot, PciAddress, PciSelector,
         (values.parse_duration, "1h", "3600s"),
         (values.parse_mac, "52:54:00:26:7F:96", "52:54:00:26:7f:96"),
         (values.parse_vm_name, "My VM_2.0", "My VM_2.0"),
+        (values.parse_ipv4_network, " 10.0.0.0/8", "10.0.0.0/8"),
+        (values.parse_ipv4_network, "192.168.077.8/29", "192.168.77.8/29"),
         (values.parse_cpu_set, "3,0-1, 8191", "0-1,3,8191"),
     ],
 )
@@ -60,6 +62,9 @@ def test_read_and_spelled(parse: Callable[[str], Any], text: str, expected: str)
                             "52-54-00-26-7f-96", "ff:ff:ff:ff:ff:ff"]),
         (values.parse_vm_name, ["", ".", "..", "a/b", "-a", " a", "a ", "a\n", "a,b", "x" * 64,
                                 "é", "a=b"]),
+        (values.parse_ipv4_network, ["", "10.0.0.0", "10.0.0.1/24", "10.0.0.0/30", "0.0.0.0/0",
+                                     "256.0.0.0/8", "10.0.0/8", "10.0.0.0/8 10.0.0.0/8",
+                                     "fd00::/8"]),
         (values.parse_cpu_set, ["", ",", "1,", "3-1", "8192", "0-99999", "-1", "1 2", "1-", "a",
                                 "9" * 5000]),
     ],
@@ -81,6 +86,18 @@ def test_parts() -> None:
     assert PciSelector("10de:1200").id == "10de:1200"
     assert PciSelector("10de:1200").address is None
     assert (GuestSlot("1c.3").slot, GuestSlot("1c.3").function) == (0x1C, 3)
+
+
+def test_networks_and_their_addresses() -> None:
+    network = values.Ipv4Network("192.168.77.0/24")
+    assert (network.address(1), network.address(-1)) == ("192.168.77.1", "192.168.77.255")
+    assert network.overlaps(values.Ipv4Network("192.168.0.0/16"))
+    assert values.Ipv4Network("192.168.77.128/25").overlaps(network)
+    assert not network.overlaps(values.Ipv4Network("192.168.76.0/24"))
+    assert values.ipv4_number("1.2.3.4") == 0x01020304
+    assert {values.ipv4_number(t) for t in ("", "1.2.3", "1.2.3.256", "1.2.3.4444", "a.b.c.d")} == {
+        -1
+    }
 
 
 @pytest.mark.parametrize("raw", [True, -1, 8192, 1.0, [True], [-1], ["1"], [8192], [None]])
@@ -107,6 +124,11 @@ VALUES: dict[type, st.SearchStrategy[Any]] = {
     ),
     values.Duration: st.integers(0, 10**15).map(lambda n: Duration(round(n / 10**6, 6))),
     values.CpuSet: st.lists(st.integers(0, 8191), min_size=1, max_size=50).map(CpuSet),
+    values.Ipv4Network: st.builds(
+        lambda number, bits: values.Ipv4Network(
+            f"{values.ipv4_text(number >> 32 - bits << 32 - bits)}/{bits}"
+        ), st.integers(0, 2**32 - 1), st.integers(8, 29),
+    ),
     values.MacAddress: st.binary(min_size=5, max_size=5).map(
         lambda tail: values.MacAddress("52:" + tail.hex(":"))
     ),

@@ -218,7 +218,7 @@ def test_memory_figures(tmp_path: Path) -> None:
     found = read_memory(5, str(tmp_path))
     assert found == Memory(touched=2 << 30, pinned=2 << 30)
     assert read_memory(6, str(tmp_path)) == Memory()
-    assert describe_memory(found, 64 << 30, 3.0) == "pinning memory: 2.0 of 64 GiB"
+    assert describe_memory(found, 64 << 30, 3.0) == "pinning memory: 2.0 of 64.0 GiB"
     assert describe_memory(found, 0, 3.0) == "pinning memory: 2.0 GiB"
     assert describe_memory(Memory(1 << 30), 0, 3.2) == "waiting for QEMU: 3 s, 1.0 GiB in use"
 

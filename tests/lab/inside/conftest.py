@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from .machine import host_state
 from .monitor import Monitor
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,6 +41,16 @@ def monitor() -> Iterator[Monitor]:
     connected = Monitor()
     yield connected
     connected.close()
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """The host is as it was, whatever the test did."""
+    before = host_state()
+    yield
+    after = host_state()
+    assert {k: (before.get(k), v) for k, v in after.items() if before.get(k) != v} == {}
+    assert before.keys() == after.keys()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""The machine under test in the lab: the profile of source 004 with this host's addresses, and
-the host's state to compare before and after.
+"""The machines under test in the lab, the profile of source 004 with this host's addresses and the
+head of a small Linux guest's; and the host's state to compare before and after.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .host import PCI
@@ -31,6 +32,22 @@ pin = {{ vcpus = ["2"], emulator = "0-1" }}
 
 [stop]
 timeout = "3s"
+"""
+
+LINUX = """\
+name = "{name}"
+guest = "linux"
+
+[machine]
+memory = "192M"
+
+[cpu]
+model = "qemu64"
+
+[kernel]
+file = "{guest.kernel}"
+initrd = "{guest.initrd}"
+append = "{guest.append}"
 """
 
 
@@ -74,6 +91,14 @@ class Run:
                 argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd="/"
             )
 
+    def wait_for(self, text: str, timeout: float = 120) -> None:
+        """Until it has printed this; AssertionError if it ends or the time is over before."""
+        deadline = time.monotonic() + timeout
+        while text not in self.said:
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.1)
+
     def wait(self, timeout: float = 120) -> int:
         """Its exit code."""
         return self.process.wait(timeout)
@@ -100,9 +125,19 @@ def qlaunch(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[st
     )
 
 
+def until(
+    condition: Callable[[], object], what: str | Callable[[], str], timeout: float = 300
+) -> None:
+    """AssertionError telling `what` when the condition is not met in time, in seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
+        time.sleep(0.1)
+
+
 def press_key(name: str) -> None:
     """A key for the guest, through the monitor that is the user's: our boot sector powers off."""
-    path = f"/run/qlaunch/.by-uid/65534/{name}/qmp.sock"
+    path = f"/run/qlaunch/.by-uid/{uid_of(name)}/{name}/qmp.sock"
     with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rw") as stream:
         sock.settimeout(30)
         sock.connect(path)
@@ -120,7 +155,12 @@ def press_key(name: str) -> None:
 
 
 def host_state() -> dict[str, str]:
-    """Everything a run may change: what must be equal before and after."""
+    """Everything a run may change: what must be equal before and after.
+
+    Once udev has seen all: an interface that came back has its name by then.
+    """
+    if Path("/run/udev/control").exists():
+        subprocess.run(["udevadm", "settle", "--timeout=60"], check=True)
     state: dict[str, str] = {}
     for device in sorted((PCI / "devices").iterdir()):
         driver = device / "driver"
@@ -132,12 +172,21 @@ def host_state() -> dict[str, str]:
                 state[f"{device.name} {name}"] = (device / name).read_text().strip()
     vfio = Path("/dev/vfio")
     state["groups"] = " ".join(sorted(p.name for p in vfio.iterdir() if p.name != "vfio"))
+    cgroups = Path("/sys/fs/cgroup")
+    state["cgroups"] = " ".join(sorted(str(p) for p in cgroups.rglob("*") if p.is_dir()))
+    if (cgroups / "cgroup.subtree_control").exists():
+        state["controllers"] = (cgroups / "cgroup.subtree_control").read_text()
     # Links of the devices themselves come back under the same name.
     state["links"] = " ".join(sorted(p.name for p in Path("/sys/class/net").iterdir()))
     state["run"] = " ".join(
         sorted(str(p) for p in RUN.rglob("*") if p.is_file() and p.name != ".host.lock")
     )
     return state
+
+
+def uid_of(name: str) -> int:
+    """The uid that QEMU of a machine of root's runs as: one of the machine's own."""
+    return int(Path("/var/lib/qlaunch", name, "uid").read_text())
 
 
 def qemu_of(name: str) -> int:

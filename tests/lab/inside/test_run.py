@@ -8,17 +8,26 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .host import AUDIO, GRAPHICS, NETWORK, USB, card_to_text_mode
-from .machine import ROOT, Machine, Run, host_state, press_key, qemu_of, qlaunch, threads
+from .machine import (
+    ROOT,
+    Machine,
+    Run,
+    press_key,
+    qemu_of,
+    qlaunch,
+    threads,
+    uid_of,
+    until,
+)
 from .monitor import Monitor
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("nothing_left")]
 
 TAKEN = (GRAPHICS, AUDIO, NETWORK, USB)
 AT_STAGE = str(ROOT / "tests/fake/at_stage.py")
@@ -35,28 +44,11 @@ def text_mode() -> None:
     card_to_text_mode()
 
 
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """The host is as it was, whatever the test did."""
-    before = host_state()
-    yield
-    after = host_state()
-    assert {k: (before.get(k), v) for k, v in after.items() if before.get(k) != v} == {}
-    assert before.keys() == after.keys()
-
-
 @pytest.fixture
 def running(machine: Machine) -> Iterator[Run]:
     run = machine.start()
     yield run
     run.end()
-
-
-def until(condition: Callable[[], object], what: str, timeout: float = 90) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def wait_running(run: Run) -> None:
@@ -78,7 +70,9 @@ def test_a_guest_draws_on_the_card_and_the_card_comes_back(
     assert seen.pop("CPU 0/TCG") == {2}
     assert set().union(*seen.values()) == {0, 1}
     status = Path(f"/proc/{pid}/status").read_text()
-    assert "Uid:\t65534\t65534\t65534\t65534" in status
+    uid = uid_of("lab7")
+    assert uid != 65534
+    assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}" in status
     assert "Seccomp:\t2" in status
     assert "CapEff:\t0000000000000000" in status
     assert (Path("/sys/class/net/br0/brif/tap0")).exists()
@@ -132,12 +126,21 @@ def test_stop_climbs_the_ladder_for_a_guest_that_ignores_its_power_button(
         run.end()
 
 
-def test_qemu_killed(running: Run) -> None:
-    wait_running(running)
-    os.kill(qemu_of("lab7"), signal.SIGKILL)
-    assert running.wait() == 1
-    assert "QEMU died (signal SIGKILL)" in running.said
-    assert "is back on bochs-drm" in running.said
+def test_qemu_killed_for_want_of_memory(machine: Machine) -> None:
+    """By the kernel, once its control group has less than it uses."""
+    machine.sets["limits.memory"] = "512M"
+    run = machine.start()
+    try:
+        wait_running(run)
+        group = Path(f"/proc/{qemu_of('lab7')}/cgroup").read_text().split("::")[1].strip()
+        limit = Path(f"/sys/fs/cgroup{group}/memory.max")
+        assert limit.read_text() == f"{512 << 20}\n"
+        limit.write_text(str(1 << 20))
+        assert run.wait() == 1
+        assert "QEMU died (signal SIGKILL): killed for want of memory in its own cg" in run.said
+        assert "is back on bochs-drm" in run.said
+    finally:
+        run.end()
 
 
 @pytest.mark.parametrize("stage", range(2, 12))
