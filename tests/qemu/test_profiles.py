@@ -70,6 +70,7 @@ def standing_in(profile: Profile, directory: Path, qemu: str) -> Profile:
         for i, d in enumerate(profile.disk)
     )
     cdroms = tuple(changed(c, file=file(f"cd{i}")) for i, c in enumerate(profile.cdrom))
+    shares = tuple(changed(s, path=HostPath(directory)) for s in profile.share)
     serial = tuple(changed(s, type="file", file=HostPath(directory / "s")) for s in profile.serial)
     nets = tuple(
         changed(n, tap="qlgolden0", bridge=None, nat=None) if n.bridge or n.nat else n
@@ -81,7 +82,7 @@ def standing_in(profile: Profile, directory: Path, qemu: str) -> Profile:
     )
     return changed(  # type: ignore[no-any-return]
         profile, disk=disks, cdrom=cdroms, pci=(), vgpu=(), serial=serial, net=nets, display=screen,
-        machine=changed(
+        share=shares, machine=changed(
             profile.machine, accel="tcg", memory=Size(256 << 20), hugepages=False,
         ),
         cpu=changed(profile.cpu, pin=None),
