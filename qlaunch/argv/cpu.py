@@ -34,7 +34,8 @@ def _cpu(plan: Plan) -> Option:
     reasons += ["cpu.flags"] * bool(cpu.flags)
     if planned.topoext:
         pairs.append(("topoext", True))
-        reasons.append("rule: an AMD CPU shows its threads by topoext")
+        shown = "threads" if planned.threads > 1 else "dies"
+        reasons.append(f"rule: an AMD CPU shows its {shown} by topoext")
     if cpu.vendor_id:
         reasons.append("cpu.vendor_id")
     for name in planned.hyperv:

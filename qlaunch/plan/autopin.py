@@ -3,6 +3,10 @@
 Whole cores, so that no other thread shares one with a vCPU; one level 3 cache where they fit, and
 the passed-through card's node; performance cores only. The first core stays the host's, because
 interrupts and housekeeping gather there, and QEMU's own threads run beside the vCPUs.
+
+A guest sees a level 3 cache for each die (QEMU's target/i386/cpu.c: CPUID 4 of Intel, 8000001D of
+AMD), and schedules by it. So no die is laid over two caches where that can be helped, and where the
+profile leaves their number open, there are as many as caches are used.
 """
 
 from __future__ import annotations
@@ -11,7 +15,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from qlaunch.facts.model import Cpu
-from qlaunch.plan.topology import Core, cores_of, localities, scopes
+from qlaunch.plan.topology import (
+    Core,
+    across_caches,
+    cores_of,
+    dies_that_fit,
+    localities,
+    on_caches,
+)
 from qlaunch.values import CpuSet
 
 
@@ -19,10 +30,11 @@ class Wish(NamedTuple):
     """How many vCPUs, and how the guest is to see them. `threads` None: as the host's are."""
 
     dies: int  # of all sockets
-    cores: int  # in each die; vCPUs when threads is None
+    cores: int  # in each of these dies; vCPUs when threads is None
     threads: int | None = None
     near: int | None = None  # the node to be on
     near_what: str = ""  # who is on it
+    split: bool = True  # into more dies, when one cache is too small
 
     @property
     def vcpus(self) -> int:
@@ -34,8 +46,10 @@ class Picked(NamedTuple):
     """vCPU by vCPU (threads of a guest core are neighbours), and what was picked for the rest."""
 
     vcpus: tuple[CpuSet, ...]
-    cores: int
+    dies: int  # of all sockets
+    cores: int  # in each die
     threads: int
+    caches: tuple[CpuSet, ...]  # of each vCPU
     rest: CpuSet  # for the emulator and the iothreads
     nodes: tuple[int, ...]
     reasons: tuple[str, ...]
@@ -56,6 +70,13 @@ def pick(cpus: Sequence[Cpu], wish: Wish, allowed: frozenset[int] | None = None)
 
     `allowed` limits the nodes that vCPUs may be on.
     """
+    picked = _pick(cpus, wish, allowed)
+    return picked if isinstance(picked, str) else _with_dies(wish, picked)
+
+
+def _pick(
+    cpus: Sequence[Cpu], wish: Wish, allowed: frozenset[int] | None = None
+) -> Picked | str:
     every = cores_of(cpus)
     if not every:
         return "no CPU is online"
@@ -86,7 +107,7 @@ def pick_by_nodes(
     ways = [wish.threads] if wish.threads else [most] * (wish.cores % most == 0) + [1]
     found: list[Picked] | str = ""
     for threads in ways:
-        found = _node_by_node(cpus, threads, guest_nodes)
+        found = _node_by_node(cpus, wish, threads, guest_nodes)
         if not isinstance(found, str):
             break
     if isinstance(found, str):
@@ -94,23 +115,48 @@ def pick_by_nodes(
     at = {
         vcpu: where
         for (vcpus, _), part in zip(guest_nodes, found, strict=True)
-        for vcpu, where in zip(vcpus, part.vcpus, strict=True)
+        for vcpu, where in zip(vcpus, zip(part.vcpus, part.caches, strict=True), strict=True)
     }
-    taken = {cpu for where in at.values() for cpu in where}
+    placed = [at[vcpu] for vcpu in sorted(at)]
+    taken = {cpu for where, _ in placed for cpu in where}
     nodes = tuple(sorted({node for part in found for node in part.nodes}))
     used = {cpu for core in every if taken & set(core.cpus) for cpu in core.cpus}
-    cores = wish.cores if wish.threads is not None else wish.cores // found[0].threads
-    return Picked(
-        tuple(at[vcpu] for vcpu in sorted(at)), cores, found[0].threads,
-        _rest(every, used, nodes), nodes,
+    return _with_dies(wish, Picked(
+        tuple(where for where, _ in placed), wish.dies, _cores(wish, found[0].threads),
+        found[0].threads, tuple(cache for _, cache in placed), _rest(every, used, nodes), nodes,
         tuple(dict.fromkeys(reason for part in found for reason in part.reasons)),
         tuple(dict.fromkeys(warning for part in found for warning in part.warnings)),
+    ))
+
+
+def _cores(wish: Wish, threads: int) -> int:
+    """Guest cores of a die of the wish, with so many threads each."""
+    return wish.cores if wish.threads is not None else wish.cores // threads
+
+
+def _with_dies(wish: Wish, picked: Picked) -> Picked:
+    """With the number of dies that the guest is to see, or a warning that it sees them wrong."""
+    dies = dies_that_fit(picked.caches, wish.dies, picked.threads, split=wish.split)
+    number = len(set(picked.caches))
+    if dies is None:
+        warning = (
+            f"the guest sees one level 3 cache, and its vCPUs are on {number}"
+            if wish.dies == 1 else "a die of the guest is on more than one level 3 cache"
+        )
+        return picked._replace(warnings=(*picked.warnings, warning))
+    caches = f"{number} level 3 cache{'s' * (number > 1)}"
+    reason = "a guest die on each cache" if dies == number else f"{dies} guest dies on {caches}"
+    return picked._replace(
+        dies=dies, cores=len(picked.vcpus) // dies // picked.threads,
+        reasons=(*picked.reasons, *(reason,) * (dies > 1)),
     )
 
 
 def _node_by_node(
-    cpus: Sequence[Cpu], threads: int, guest_nodes: Sequence[tuple[CpuSet, frozenset[int]]]
+    cpus: Sequence[Cpu], wish: Wish, threads: int,
+    guest_nodes: Sequence[tuple[CpuSet, frozenset[int]]],
 ) -> list[Picked] | str:
+    die = _cores(wish, threads)
     parts: list[Picked] = []
     left = tuple(cpus)
     for vcpus, nodes in guest_nodes:
@@ -121,7 +167,9 @@ def _node_by_node(
         )
         if not whole:
             return f"vCPUs {vcpus} are no whole cores of {threads} threads"
-        part = pick(left, Wish(1, len(vcpus) // threads, threads), nodes)
+        cores = len(vcpus) // threads
+        dies = 1 if wish.split or cores % die else cores // die
+        part = _pick(left, Wish(dies, cores // dies, threads, split=wish.split), nodes)
         if isinstance(part, str):
             return f"node {CpuSet(nodes)}: {part}"
         parts.append(part)
@@ -131,11 +179,22 @@ def _node_by_node(
     return parts
 
 
-def _fit(wish: Wish, way: _Way, place: Sequence[Core], host: Core) -> Sequence[Core]:
-    """As many cores as are needed, or none."""
-    wanted = -(-wish.vcpus // way.on_core)
+def _fit(
+    wish: Wish, way: _Way, place: Sequence[Core], host: Core
+) -> tuple[tuple[Core, ...], ...]:
+    """Cores for each part of the vCPUs, or none. A part is a die; where dies do not fit the caches
+    it is all of them."""
     able = [core for core in place if len(core.cpus) >= way.least]
-    return next((scope[:wanted] for scope in scopes(able, host) if len(scope) >= wanted), ())
+    cores = _cores(wish, way.threads)
+    most = len({core.cache for core in able}) // wish.dies if wish.split else 1
+    for more in range(1, max(most, 1) + 1):
+        dies = wish.dies * more
+        if cores % more == 0:
+            used = on_caches(able, host, dies, -(-wish.vcpus // dies // way.on_core))
+            if used and (more == 1 or len({part[0].cache for part in used}) == dies):
+                return used
+    used_all = across_caches(able, host, -(-wish.vcpus // way.on_core))
+    return (used_all,) if used_all else ()
 
 
 def _ways(wish: Wish, pool: Sequence[Core]) -> Iterator[_Way]:
@@ -154,19 +213,24 @@ def _ways(wish: Wish, pool: Sequence[Core]) -> Iterator[_Way]:
         yield _Way(1, most, most, f"{most} vCPUs on each core, all of its threads")
 
 
-def _picked(wish: Wish, way: _Way, used: Sequence[Core], every: Sequence[Core]) -> Picked:
+def _picked(
+    wish: Wish, way: _Way, parts: Sequence[Sequence[Core]], every: Sequence[Core]
+) -> Picked:
     single = way.on_core > 1
-    entries = [
-        CpuSet((cpu,)) if single else core.cpus
-        for core in used
-        for cpu in (core.cpus[: way.on_core] if single else core.cpus[:1])
-    ]
+    entries: list[tuple[CpuSet, CpuSet]] = []
+    for part in parts:
+        places = [
+            (CpuSet((cpu,)) if single else core.cpus, core.cache)
+            for core in part
+            for cpu in (core.cpus[: way.on_core] if single else core.cpus[:1])
+        ]
+        entries += places[: wish.vcpus // len(parts)]
+    used = [core for part in parts for core in part]
     taken = {cpu for core in used for cpu in core.cpus}
     nodes = tuple(sorted({core.node for core in used}))
-    threads = way.threads
-    cores = wish.cores if wish.threads is not None else wish.cores // threads
     return Picked(
-        tuple(entries[: wish.vcpus]), cores, threads, _rest(every, taken, nodes), nodes,
+        tuple(where for where, _ in entries), wish.dies, _cores(wish, way.threads), way.threads,
+        tuple(cache for _, cache in entries), _rest(every, taken, nodes), nodes,
         tuple(_reasons(wish, way, used, every)), tuple(_warnings(wish, way, nodes)),
     )
 
@@ -189,8 +253,9 @@ def _reasons(
     if len({core.cache for core in every}) > 1:
         sizes = "+".join(f"{kib >> 10}" for kib in caches.values() if kib)
         size = f" ({sizes} MiB)" if sizes else ""
-        yield "one level 3 cache" + size if len(caches) == 1 else (
-            f"{len(caches)} level 3 caches{size}, as none has enough cores"
+        why = ", as none has enough cores" if len(caches) > wish.dies else ""
+        yield f"{len(caches)} level 3 caches{size}{why}" if len(caches) > 1 else (
+            f"one level 3 cache{size}"
         )
     if any(core.kind == "efficient" for core in every):
         yield "performance cores only"

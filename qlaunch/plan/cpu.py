@@ -1,7 +1,8 @@
 """The guest's processors: model, topology, Hyper-V set, and what this QEMU knows of them.
 
 The topology follows the pins: with `pin = "auto"` and no `threads` of the profile's own, vCPUs
-are paired in the guest as their CPUs are in the host.
+are paired in the guest as their CPUs are in the host; without `dies`, there is one for each level 3
+cache that they are on.
 """
 
 from __future__ import annotations
@@ -11,33 +12,40 @@ from collections.abc import Iterator
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.eras import hyperv_set
 from qlaunch.plan.model import PlannedCpu
+from qlaunch.profile.cpu import Cpu
 
 _MAX = "max-x86_64-cpu"  # has every property that any model has
 
 
-def plan_cpu(draft: Draft, accel: str, picked: tuple[int, int] | None) -> PlannedCpu:
-    """Decide; `picked` is (cores, threads) of the automatic pins."""
+def plan_cpu(draft: Draft, accel: str, picked: tuple[int, int, int] | None) -> PlannedCpu:
+    """Decide; `picked` is (dies, cores, threads) of the automatic pins."""
     cpu = draft.profile.cpu
     model, why = cpu.model, "cpu.model"
     if model == "host" and accel == "tcg":
         model, why = "max", 'rule: "host" needs KVM, "max" is all QEMU can emulate'
-    cores, threads = picked or (cpu.cores, cpu.threads or 1)
+    dies, cores, threads = picked or (cpu.dies or 1, cpu.cores, cpu.threads or 1)
     uefi = draft.decided.get("firmware") is not None
     names, hyperv_why = hyperv_set(draft.profile.guest, cpu.hyperv, uefi=uefi)
     _check_names(draft, model, names)
     if accel == "tcg":  # QEMU 7.2 says "kernel doesn't allow setting HyperV VP_INDEX", and ends
         names = _without_kvm(draft, names)
+    return PlannedCpu(
+        model=model, model_why=why, sockets=cpu.sockets, dies=dies, cores=cores,
+        threads=threads, smp_why=_smp_why(cpu, dies, threads), hyperv=names, hyperv_why=hyperv_why,
+        topoext=model == "host" and (threads > 1 or dies > 1) and _is_amd(draft)
+        and not any(flag[1:] == "topoext" for flag in cpu.flags),
+    )
+
+
+def _smp_why(cpu: Cpu, dies: int, threads: int) -> str:
+    keys = ["cpu.sockets", *["cpu.dies"] * ((cpu.dies or 1) > 1), "cpu.cores"]
     paired = cpu.threads is None and threads > 1
-    keys = ["cpu.sockets", *["cpu.dies"] * (cpu.dies > 1), "cpu.cores"]
     keys.append("rule: threads as the host's, where the vCPUs are pinned" if paired else (
         "cpu.threads"
     ))
-    return PlannedCpu(
-        model=model, model_why=why, sockets=cpu.sockets, dies=cpu.dies, cores=cores,
-        threads=threads, smp_why="; ".join(keys), hyperv=names, hyperv_why=hyperv_why,
-        topoext=model == "host" and threads > 1 and _is_amd(draft)
-        and not any(flag[1:] == "topoext" for flag in cpu.flags),
-    )
+    if cpu.dies is None and dies > 1:
+        keys.append("rule: a die for each level 3 cache that the vCPUs are on")
+    return "; ".join(keys)
 
 
 def _without_kvm(draft: Draft, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from qlaunch.values import CpuSet
 REALTIME = ("fifo", "rr")
 
 
-def plan_pins(draft: Draft) -> tuple[PinPlan | None, tuple[int, int] | None]:
-    """The profile's pins or those that are picked, and (cores, threads) of the latter.
+def plan_pins(draft: Draft) -> tuple[PinPlan | None, tuple[int, int, int] | None]:
+    """The profile's pins or those that are picked, and (dies, cores, threads) of the latter.
 
     Without pins and scheduling nothing is touched.
     """
@@ -39,7 +39,7 @@ def plan_pins(draft: Draft) -> tuple[PinPlan | None, tuple[int, int] | None]:
     return pins, picked
 
 
-def _automatic(draft: Draft) -> tuple[PinPlan, tuple[int, int]] | None:
+def _automatic(draft: Draft) -> tuple[PinPlan, tuple[int, int, int]] | None:
     """None when nobody looked at the CPUs, and with a warning when there are too few."""
     if draft.facts.cpus is None:
         return None
@@ -47,7 +47,9 @@ def _automatic(draft: Draft) -> tuple[PinPlan, tuple[int, int]] | None:
 
     cpu = draft.profile.cpu
     near, what = _card_node(draft)
-    wish = Wish(cpu.sockets * cpu.dies, cpu.cores, cpu.threads, near, what)
+    wish = Wish(
+        cpu.sockets * (cpu.dies or 1), cpu.cores, cpu.threads, near, what, split=cpu.dies is None
+    )
     nodes = [(node.cpus, frozenset(node.host_nodes or ())) for node in draft.profile.numa]
     free, others = _free(draft, draft.facts.cpus)
     if nodes and all(host for _, host in nodes):
@@ -70,7 +72,7 @@ def _automatic(draft: Draft) -> tuple[PinPlan, tuple[int, int]] | None:
     reasons = [*picked.reasons, *[f"beside{others[4:]}"] * bool(others)]
     why = "; ".join(["cpu.pin", *(f"rule: {reason}" for reason in reasons)])
     pins = PinPlan(vcpus=picked.vcpus, emulator=picked.rest, iothreads=picked.rest, why=why)
-    return pins, (picked.cores, picked.threads)
+    return pins, (picked.dies // cpu.sockets, picked.cores, picked.threads)
 
 
 def _free(draft: Draft, cpus: tuple[Cpu, ...]) -> tuple[tuple[Cpu, ...], str]:

@@ -53,22 +53,60 @@ def localities(cores: Sequence[Core], near: int | None) -> Iterator[tuple[Core, 
         yield tuple(sorted(cores, key=lambda c: (nodes.index(c.node), c.cpus)))
 
 
-def scopes(cores: Sequence[Core], host: Core) -> Iterator[tuple[Core, ...]]:
-    """Sets of a locality's cores to look for a place in, the best first.
+def on_caches(
+    cores: Sequence[Core], host: Core, dies: int, each: int
+) -> tuple[tuple[Core, ...], ...]:
+    """`each` cores for every die, none of which is on two level 3 caches; empty where none fit.
 
-    Each level 3 cache by itself, the largest first and the one that the host's core is on after
-    its equals; then ever more caches together, those with the most cores first.
+    A cache for each die, or else several dies on one.
     """
+    groups = _by_cache(cores, host)
+    apart = [group[:each] for group in groups if len(group) >= each]
+    if len(apart) < dies:
+        apart = [
+            group[n : n + each] for group in groups for n in range(0, len(group) - each + 1, each)
+        ]
+    return tuple(apart[:dies]) if len(apart) >= dies else ()
+
+
+def across_caches(cores: Sequence[Core], host: Core, wanted: int) -> tuple[Core, ...]:
+    """So many cores of as few level 3 caches as can be, those with the most cores first."""
+    groups = _by_cache(cores, host)
+    nodes = list(dict.fromkeys(core.node for core in cores))
+    groups.sort(key=lambda c: (nodes.index(c[0].node), -len(c)))
+    places = {core: number for number, core in enumerate(cores)}
+    for number in range(1, len(groups) + 1):
+        scope = sorted((c for one in groups[:number] for c in one), key=places.__getitem__)
+        if len(scope) >= wanted:
+            return tuple(scope[:wanted])
+    return ()
+
+
+def _by_cache(cores: Sequence[Core], host: Core) -> list[tuple[Core, ...]]:
+    """A locality's cores by level 3 cache, the best first: those of its first node, the largest,
+    and the one that the host's core is on after its equals."""
     caches: dict[CpuSet, list[Core]] = {}
     for core in cores:
         caches.setdefault(core.cache, []).append(core)
+    nodes = list(dict.fromkeys(core.node for core in cores))
     order = sorted(
         caches.values(),
-        key=lambda c: (-c[0].cache_kib, host.cpus[0] in c[0].cache, c[0].cpus),
+        key=lambda c: (
+            nodes.index(c[0].node), -c[0].cache_kib, host.cpus[0] in c[0].cache, c[0].cpus
+        ),
     )
-    yield from (tuple(one) for one in order)
-    places = {core: number for number, core in enumerate(cores)}
-    nodes = list(dict.fromkeys(core.node for core in cores))
-    order.sort(key=lambda c: (nodes.index(c[0].node), -len(c)))
-    for number in range(2, len(order) + 1):
-        yield tuple(sorted((c for one in order[:number] for c in one), key=places.__getitem__))
+    return [tuple(one) for one in order]
+
+
+def dies_that_fit(
+    caches: Sequence[CpuSet], dies: int, threads: int, *, split: bool
+) -> int | None:
+    """How many dies the guest is to see, so that each is on one level 3 cache; None: that is not to
+    be had. `caches` are those of the vCPUs, in order; more than `dies` only with `split`."""
+    for number in sorted({dies, len(set(caches)) if split else dies}):
+        size, odd = divmod(len(caches), number)
+        if odd or number % dies or size % threads:
+            continue
+        if all(len(set(caches[n : n + size])) == 1 for n in range(0, len(caches), size)):
+            return number
+    return None

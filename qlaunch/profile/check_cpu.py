@@ -130,7 +130,7 @@ def check_model(profile: Profile) -> Iterator[Finding]:
 
 
 def _topology(cpu: Cpu) -> str:
-    dies = f"dies = {cpu.dies}, " if cpu.dies > 1 else ""
+    dies = f"dies = {cpu.dies}, " if (cpu.dies or 1) > 1 else ""
     return f"sockets = {cpu.sockets}, {dies}cores = {cpu.cores}, threads = {cpu.threads or 1}"
 
 

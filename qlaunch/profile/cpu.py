@@ -48,7 +48,14 @@ class Cpu(Table, frozen=True):
         Meta(description='CPU features to add or remove, e.g. ["+invtsc", "-svm"].'),
     ] = ()
     sockets: Annotated[Count, Meta(description="Processor sockets.")] = 1
-    dies: Annotated[Count, Meta(description="Dies in each socket.")] = 1
+    dies: Annotated[
+        Count | None,
+        Meta(
+            description="Dies in each socket, for each of which the guest sees a level 3 cache of "
+            "its own: 1 when absent. With pin = \"auto\" and without this key, cores counts those "
+            "of the socket, and there are as many dies as level 3 caches that they are on."
+        ),
+    ] = None
     cores: Annotated[Count, Meta(description="Cores in each die.")] = 1
     threads: Annotated[
         Count | None,
@@ -130,4 +137,4 @@ class Cpu(Table, frozen=True):
     @property
     def count(self) -> int:
         """Number of vCPUs."""
-        return self.sockets * self.dies * self.cores * (self.threads or 1)
+        return self.sockets * (self.dies or 1) * self.cores * (self.threads or 1)

@@ -74,6 +74,38 @@ def test_the_larger_cache_when_it_is_enough(tmp_path: Path) -> None:
     assert "2 level 3 caches (96+32 MiB), as none has enough cores" in both.reasons
 
 
+def test_a_die_for_each_cache(tmp_path: Path) -> None:
+    """Of two that have seven and eight cores for the guest."""
+    both = picked(tmp_path, "two_ccds", 24)
+    assert lists(both.vcpus) == (
+        "1 17 2 18 3 19 4 20 5 21 6 22 8 24 9 25 10 26 11 27 12 28 13 29"
+    )
+    assert (both.dies, both.cores, both.threads, both.warnings) == (2, 6, 2, ())
+    assert both.reasons[-1] == "a guest die on each cache"
+    told = pick(cpus_of("two_ccds", tmp_path / "b"), Wish(2, 6, 2, split=False))
+    assert isinstance(told, Picked)
+    assert (told.vcpus, told.dies, told.warnings) == (both.vcpus, 2, ())
+    assert "2 level 3 caches (96+32 MiB)" in told.reasons
+    alone = picked(tmp_path / "c", "two_ccds", 10, threads=1)
+    assert (alone.dies, alone.cores, alone.threads) == (2, 5, 1)
+    shared = pick(cpus_of("eight_smt", tmp_path / "d"), Wish(2, 3, 2, split=False))
+    assert isinstance(shared, Picked)
+    assert (lists(shared.vcpus[6:]), shared.warnings) == ("4 12 5 13 6 14", ())
+    assert shared.reasons[-1] == "2 guest dies on 1 level 3 cache"
+
+
+def test_dies_that_no_cache_has_room_for(tmp_path: Path) -> None:
+    one = "the guest sees one level 3 cache, and its vCPUs are on 2"
+    odd = picked(tmp_path, "two_ccds", 13, threads=1)
+    assert (odd.dies, odd.cores, odd.warnings) == (1, 13, (one,))
+    said_so = picked(tmp_path / "b", "two_ccds", 24, split=False)  # dies = 1 in the profile
+    assert (said_so.dies, said_so.cores, said_so.warnings) == (1, 12, (one,))
+    three = pick(cpus_of("two_ccds", tmp_path / "c"), Wish(3, 5, 2, split=False))
+    assert isinstance(three, Picked)
+    assert (three.dies, three.cores) == (3, 5)
+    assert three.warnings == ("a die of the guest is on more than one level 3 cache",)
+
+
 def test_performance_cores_only(tmp_path: Path) -> None:
     found = picked(tmp_path, "hybrid", 12)
     assert lists(found.vcpus) == "2 3 4 5 6 7 8 9 10 11 12 13"
@@ -91,7 +123,8 @@ def test_the_node_of_the_card(tmp_path: Path) -> None:
     assert "node 1, where 0000:81:00.0 is" in found.reasons
     assert picked(tmp_path / "b", "two_sockets", 4).nodes == (0,)
     wide = picked(tmp_path / "c", "two_sockets", 40, near=1, near_what="x")
-    assert wide.nodes == (0, 1)
+    assert (wide.nodes, wide.dies, wide.cores) == ((0, 1), 2, 10)
+    assert lists(wide.vcpus[:2]) == "16 48"
     assert wide.warnings == ("the vCPUs are on nodes 0-1, as none has enough free cores",)
     # 31 cores of both nodes would do, but one node is worth more than a core each.
     near = picked(tmp_path / "d", "two_sockets", 20, threads=1, near=1)
@@ -129,7 +162,8 @@ def test_guest_nodes_are_on_the_nodes_of_their_memory(tmp_path: Path) -> None:
     found = pick_by_nodes(cpus, Wish(1, 6), ways)
     assert isinstance(found, Picked)
     assert lists(found.vcpus) == "16 48 17 49 1 33"
-    assert (found.cores, found.threads, found.nodes) == (3, 2, (0, 1))
+    assert (found.dies, found.cores, found.threads, found.nodes) == (1, 3, 2, (0, 1))
+    assert found.warnings == ("the guest sees one level 3 cache, and its vCPUs are on 2",)
     assert not {1, 33, 16, 48, 17, 49} & set(found.rest)
     assert {0, 32} <= set(found.rest)
     crossed = pick_by_nodes(
@@ -143,6 +177,17 @@ def test_guest_nodes_are_on_the_nodes_of_their_memory(tmp_path: Path) -> None:
     )
     assert isinstance(same, Picked)
     assert lists(same.vcpus) == "1 33 2 34 3 35 4 36"
+    assert (same.dies, same.warnings) == (2, ())
+    even = [(CpuSet(range(4)), frozenset((1,))), (CpuSet(range(4, 8)), frozenset((0,)))]
+    dies = pick_by_nodes(cpus, Wish(1, 8), even)
+    assert isinstance(dies, Picked)
+    assert lists(dies.vcpus) == "16 48 17 49 1 33 2 34"
+    assert (dies.dies, dies.cores, dies.threads, dies.warnings) == (2, 2, 2, ())
+    two = [(CpuSet(range(8)), frozenset((1,))), (CpuSet(range(8, 16)), frozenset((0,)))]
+    four = pick_by_nodes(cpus, Wish(4, 2, 2, split=False), two)
+    assert isinstance(four, Picked)
+    assert (four.dies, four.cores, four.warnings) == (4, 2, ())
+    assert four.reasons[-1] == "4 guest dies on 2 level 3 caches"
     much = pick_by_nodes(cpus, Wish(1, 40), [(CpuSet(range(40)), frozenset((1,)))])
     assert much == "node 1: 16 cores (CPU 16-31,48-63), beside CPU 0,32 of the host"
 
@@ -168,12 +213,14 @@ def test_offline_and_isolated(tmp_path: Path) -> None:
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_what_always_holds(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """vCPUs have CPUs of their own, whole cores, the first one spared; else nothing is picked."""
+    """vCPUs have CPUs of their own, whole cores, the first one spared, and those of a die one level
+    3 cache or a warning; else nothing is picked."""
     name = data.draw(st.sampled_from(sorted(MACHINES)))
     cpus = known(name, tmp_path_factory)
     wish = Wish(
-        data.draw(st.integers(1, 2)), data.draw(st.integers(1, 40)),
+        data.draw(st.integers(1, 3)), data.draw(st.integers(1, 40)),
         data.draw(st.sampled_from((None, 1, 2))), data.draw(st.sampled_from((None, 0, 1))),
+        split=data.draw(st.booleans()),
     )
     off = data.draw(st.sets(st.integers(1, len(cpus) - 1), max_size=6))
     changed = tuple(
@@ -190,7 +237,8 @@ def test_what_always_holds(data: st.DataObject, tmp_path_factory: pytest.TempPat
         return
     used = [cpu for vcpu in found.vcpus for cpu in vcpu]
     online = {c.id for c in changed if c.online}
-    assert len(found.vcpus) == wish.vcpus == wish.dies * found.cores * found.threads
+    assert len(found.vcpus) == wish.vcpus == found.dies * found.cores * found.threads
+    assert found.dies == wish.dies or (wish.split and found.dies % wish.dies == 0)
     assert len(used) == len(set(used))
     assert set(used) <= online - set(cores[0].cpus)
     assert found.rest
@@ -198,9 +246,18 @@ def test_what_always_holds(data: st.DataObject, tmp_path_factory: pytest.TempPat
     touched = [core for core in cores if set(core.cpus) & set(used)]
     assert not set(found.rest) & {cpu for core in touched for cpu in core.cpus}
     assert all(core.kind != "efficient" for core in touched)
-    if found.threads == 2 and not any("the guest sees" in w for w in found.warnings):
+    each = found.cores * found.threads
+    for die in range(0, wish.vcpus, each):
+        on = {where for cpu in found.vcpus[die : die + each] for where in caches_of(changed, cpu)}
+        assert len(on) == 1 or any("level 3 cache" in warning for warning in found.warnings)
+    if found.threads == 2 and not any("threads a core" in w for w in found.warnings):
         for first, second in zip(found.vcpus[::2], found.vcpus[1::2], strict=True):
             assert any({*first, *second} <= set(core.cpus) for core in cores)
+
+
+def caches_of(cpus: tuple[Cpu, ...], vcpu: CpuSet) -> set[CpuSet]:
+    """Every machine here has level 3 caches."""
+    return {cpu.l3 for cpu in cpus if cpu.id in vcpu}
 
 
 _KNOWN: dict[str, tuple[Cpu, ...]] = {}
@@ -232,6 +289,26 @@ def test_the_guest_sees_what_was_picked(tmp_path: Path) -> None:
     assert argument(kept, "-smp") == "4,sockets=1,cores=4,threads=1"
     by_hand = '[cpu]\ncores = 2\npin = { vcpus = ["1", "9"] }\n'
     assert argument(planned(by_hand, facts), "-smp") == "2,sockets=1,cores=2,threads=1"
+
+
+def test_dies_are_on_caches(tmp_path: Path) -> None:
+    facts = host(cpus=cpus_of("two_ccds", tmp_path))
+    plan = planned('[cpu]\ncores = 24\npin = "auto"\n', facts)
+    assert argument(plan, "-smp") == "24,sockets=1,dies=2,cores=6,threads=2"
+    assert plan.problems == ()
+    (smp,) = [o for o in plan_options(plan) if o.flag == "-smp"]
+    assert smp.why.endswith("rule: a die for each level 3 cache that the vCPUs are on")
+    by_key = '[cpu]\ndies = 2\ncores = 6\nthreads = 2\npin = "auto"\n'
+    other = planned(by_key, facts)
+    assert argument(other, "-smp") == argument(plan, "-smp")
+    assert other.pins is not None
+    assert other.pins.vcpus == (plan.pins.vcpus if plan.pins else None)
+    sockets = planned('[cpu]\nsockets = 2\ncores = 12\npin = "auto"\n', facts)
+    assert argument(sockets, "-smp") == "24,sockets=2,cores=6,threads=2"
+    one = planned('[cpu]\ndies = 1\ncores = 24\npin = "auto"\n', facts)
+    assert argument(one, "-smp") == "24,sockets=1,cores=12,threads=2"
+    (told,) = said(one, "warning")
+    assert told == "cpu.pin: the guest sees one level 3 cache, and its vCPUs are on 2"
 
 
 def test_a_host_that_is_too_small(tmp_path: Path) -> None:

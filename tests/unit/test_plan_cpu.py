@@ -55,13 +55,16 @@ def test_no_enlightenments_without_kvm() -> None:
     ]
 
 
-def test_threads_of_an_amd_cpu() -> None:
+def test_threads_and_dies_of_an_amd_cpu() -> None:
     two = "[cpu]\ncores = 2\nthreads = 2\n"
     words, why = option(planned(two, host(kvm=AMD)), "-cpu")
     assert words == "host,topoext=on"
     assert "rule: an AMD CPU shows its threads by topoext" in why
     assert cpu(two, host(kvm=replace(AMD, extension="vmx"))) == "host"
     assert cpu("[cpu]\ncores = 2\n", host(kvm=AMD)) == "host"
+    words, why = option(planned("[cpu]\ncores = 2\ndies = 2\n", host(kvm=AMD)), "-cpu")
+    assert words == "host,topoext=on"
+    assert "rule: an AMD CPU shows its dies by topoext" in why
     assert cpu(two + 'flags = ["-topoext"]\n', host(kvm=AMD)) == "host,topoext=off"
     assert cpu(two + 'model = "EPYC"\n', host(kvm=AMD)) == "EPYC"
     assert cpu('[machine]\naccel = "tcg"\n' + two, host(kvm=AMD)) == "max"
