@@ -92,16 +92,21 @@ CARD = Topology(
 
 NUMA = Topology(
     name="numa",
-    summary="two nodes of four CPUs with SMT and hugepages on both; one NIC to pass through",
+    summary="two nodes of four CPUs with SMT and hugepages on both; a NIC of the second to pass "
+    "through; a keyboard and a tablet",
     options=(
         *IOMMU,
         "-object memory-backend-ram,id=m0,size=1536M",
         "-object memory-backend-ram,id=m1,size=1536M",
         "-numa node,nodeid=0,memdev=m0,cpus=0-3",
         "-numa node,nodeid=1,memdev=m1,cpus=4-7",
-        *OTHER_DEVICES[:2],
+        # Behind a host bridge of its own, whose node the firmware's tables tell (_PXM).
+        "-device pxb-pcie,id=pxb1,bus=pcie.0,addr=0x10,bus_nr=64,numa_node=1",
+        "-device pcie-root-port,id=rp2,bus=pxb1,chassis=2,slot=2",
+        "-device e1000e,id=nic0,bus=rp2,mac=52:54:00:00:00:01",
+        "-device virtio-tablet-pci,bus=pcie.0,addr=0x15",  # the keyboard is the board's own
     ),
-    modules=("vfio-pci", "e1000e"),
+    modules=("vfio-pci", "e1000e", "evdev", "virtio_input"),
     cpus="8,sockets=2,cores=2,threads=2",
     append="hugepagesz=2M hugepages=128",
 )

@@ -95,5 +95,6 @@ GRAPHICS = Device("0000:01:00.0")
 AUDIO = Device("0000:01:00.1")
 GRAPHICS_PORT = Device("0000:00:10.0")
 NETWORK = Device("0000:02:00.0")
+NUMA_NETWORK = Device("0000:41:00.0")  # on node 1 of topology numa
 NVME = Device("0000:03:00.0")
 USB = Device("0000:00:13.0")

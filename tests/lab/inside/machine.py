@@ -136,22 +136,28 @@ def until(
 
 
 def press_key(name: str) -> None:
-    """A key for the guest, through the monitor that is the user's: our boot sector powers off."""
+    """A key for the guest: our boot sector powers off."""
+    line = {"command-line": "sendkey ret"}
+    ask(name, {"execute": "human-monitor-command", "arguments": line})
+
+
+def ask(name: str, *commands: dict[str, object]) -> list[object]:
+    """Through the monitor that is the user's: what each command returns."""
     path = f"/run/qlaunch/.by-uid/{uid_of(name)}/{name}/qmp.sock"
+    answers = []
     with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rw") as stream:
         sock.settimeout(30)
         sock.connect(path)
         stream.readline()
-        for command in (
-            {"execute": "qmp_capabilities"},
-            {"execute": "human-monitor-command", "arguments": {"command-line": "sendkey ret"}},
-        ):
+        for command in ({"execute": "qmp_capabilities"}, *commands):
             stream.write(json.dumps(command))
             stream.flush()
             answer = stream.readline()
             while '"event"' in answer:
                 answer = stream.readline()
             assert "return" in answer, answer
+            answers.append(json.loads(answer)["return"])
+    return answers[1:]
 
 
 def host_state() -> dict[str, str]:

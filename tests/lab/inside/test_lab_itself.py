@@ -14,7 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from .host import AUDIO, GRAPHICS, GRAPHICS_PORT, NETWORK, NVME, USB, Device, card_to_text_mode
+from .host import (
+    AUDIO,
+    GRAPHICS,
+    GRAPHICS_PORT,
+    NETWORK,
+    NUMA_NETWORK,
+    NVME,
+    USB,
+    Device,
+    card_to_text_mode,
+)
 from .monitor import Monitor
 
 pytestmark = pytest.mark.lab
@@ -76,6 +86,7 @@ def test_numa_nodes_with_hugepages() -> None:
     assert [(node / "cpulist").read_text().strip() for node in nodes] == ["0-3", "4-7"]
     pools = [node / "hugepages/hugepages-2048kB/nr_hugepages" for node in nodes]
     assert [int(pool.read_text()) for pool in pools] == [64, 64]
+    assert NUMA_NETWORK.read("numa_node") == "1"
 
 
 @contextmanager
@@ -92,7 +103,7 @@ def taken_over(*devices: Device) -> Iterator[None]:
 
 @pytest.mark.topology("card", "numa")
 def test_takeover_and_return() -> None:
-    network = NETWORK if NETWORK.path.exists() else Device("0000:01:00.0")
+    network = NETWORK if NETWORK.path.exists() else NUMA_NETWORK
     with taken_over(network):
         assert network.driver == "vfio-pci"
         assert (Path("/dev/vfio") / network.group).exists()

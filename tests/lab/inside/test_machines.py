@@ -18,7 +18,7 @@ import pytest
 from tests.fake.guest import Guest, make_guest
 
 from .host import PCI, USB
-from .machine import LINUX, Run, host_state, qemu_of, qlaunch, uid_of, until
+from .machine import LINUX, Run, host_state, qemu_of, qlaunch, threads, uid_of, until
 from .monitor import Monitor
 
 pytestmark = pytest.mark.lab
@@ -294,6 +294,7 @@ def usb_port(ident: str, *, not_below: str) -> str:
 
 @pytest.mark.topology("numa")
 def test_huge_pages_of_one_node_and_its_card(directory: Path, boot_disk: Path) -> None:
+    """The profile names neither CPU nor node: both follow from where the card is."""
     node = "/sys/devices/system/node/node1/hugepages/hugepages-2048kB"
     before = int(Path(node, "nr_hugepages").read_text())
     profile = directory / "labhuge.toml"
@@ -305,13 +306,9 @@ memory = "256M"
 hugepages = "2M"
 fw_cfg = {{ "opt/org.qlaunch/name" = "labhuge", "opt/org.qlaunch/seconds" = "600" }}
 
-[memory]
-host_nodes = "1"
-policy = "bind"
-
 [cpu]
 cores = 2
-pin = {{ vcpus = ["6", "7"], emulator = "4-5" }}
+pin = "auto"
 
 [[disk]]
 file = "{boot_disk}"
@@ -337,6 +334,10 @@ file = "{directory}/labhuge.serial"
         assert "memory=256M" in serial.read_text()
         assert "8086:10d3" in serial.read_text()
         pid = qemu_of("labhuge")
+        seen = threads(pid)
+        # Node 1 is CPUs 4 to 7; two vCPUs on the two threads of a core, all else beside them.
+        assert (seen.pop("CPU 0/TCG"), seen.pop("CPU 1/TCG")) == ({4}, {5})
+        assert set().union(*seen.values()) == {6, 7}
         used = [line for line in Path(f"/proc/{pid}/numa_maps").read_text().splitlines()
                 if "kernelpagesize_kB=2048" in line and "N" in line]
         assert used
