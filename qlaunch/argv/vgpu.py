@@ -13,19 +13,19 @@ def vgpu_options(plan: Plan) -> list[Option]:
 
 
 def _option(slice_: PlannedVgpu, table: Vgpu) -> Option:
-    keys = ("display", "ramfb", "igd_opregion", "rom")
-    said = [k for k in keys[0 if slice_.shown else 2:] if getattr(table, k)]
-    if table.rom is False:
-        said.append("rom")
-    mdev, shown = slice_.kind == "mdev", slice_.shown
+    said = {
+        "display": slice_.display, "ramfb": slice_.ramfb,
+        "igd_opregion": slice_.opregion and table.igd_opregion, "rom": table.rom is not None,
+    }
+    mdev = slice_.kind == "mdev"
     return device(
         # ramfb is a device of the machine's start, so its owner cannot be plugged in later.
-        "vfio-pci-nohotplug" if shown and table.ramfb else "vfio-pci",
-        "; ".join([slice_.key, *(f"{slice_.key}.{key}" for key in said)]),
+        "vfio-pci-nohotplug" if slice_.ramfb else "vfio-pci",
+        "; ".join([slice_.key, *(f"{slice_.key}.{key}" for key, there in said.items() if there)]),
         sysfsdev=slice_.device if mdev else None, host=None if mdev else slice_.name,
         id=slice_.id, **place(slice_.place.bus, slice_.place.addr),
-        display="on" if shown else None, ramfb=True if shown and table.ramfb else None,
-        x_igd_opregion=slice_.opregion, xres=table.xres if shown else None,
-        yres=table.yres if shown else None,
+        display=slice_.display or None, ramfb=slice_.ramfb or None,
+        x_igd_opregion=slice_.opregion, xres=table.xres if slice_.sized else None,
+        yres=table.yres if slice_.sized else None,
         rombar=None if table.rom is None else int(table.rom), bootindex=table.boot,
     )

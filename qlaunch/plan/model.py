@@ -150,7 +150,9 @@ class PlannedVgpu(Struct, frozen=True, kw_only=True):
     parent: str
     type: str = ""
     place: Place
-    shown: bool = False  # on a screen: `display`, `ramfb` and the sizes are said to QEMU
+    display: Literal["", "on", "auto"] = ""
+    ramfb: bool = False
+    sized: bool = False  # the table's xres and yres are said to QEMU
     opregion: bool | None = None
 
     @property

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import uuid
 
-from qlaunch.plan.cards import is_display
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.make import uuid5
 from qlaunch.plan.model import PlannedVgpu
@@ -24,8 +23,9 @@ from qlaunch.plan.steps import (
     Step,
     TakeDevice,
 )
-from qlaunch.plan.vgpu_check import check_slice, is_dmabuf
+from qlaunch.plan.vgpu_check import check_slice
 from qlaunch.plan.vgpu_choose import choose_vgpus
+from qlaunch.plan.vgpu_screen import choose_screen, is_dmabuf
 from qlaunch.plan.vgpu_want import Choice
 from qlaunch.profile.vgpu import Vgpu, fits_form
 from qlaunch.values import PciAddress
@@ -36,6 +36,11 @@ _SPLIT = (5, 19)  # before it, mediated devices needed the module vfio_mdev
 def resolve_vgpus(draft: Draft) -> None:
     """Choose, before anything is planned: `draft.profile` may be another one afterwards."""
     choose_vgpus(draft, {n: vgpu_uuid(draft, n) for n in range(len(draft.profile.vgpu))})
+    want_gl(draft)
+
+
+def want_gl(draft: Draft) -> None:
+    """Before the display is planned: whether a slice's screen needs OpenGL."""
     for number, choice in draft.vgpus.items():
         if draft.profile.vgpu[number].display and is_dmabuf(choice):
             draft.wants_gl = f"rule: the screen of vgpu[{number}] is a DMA buffer"
@@ -59,30 +64,19 @@ def plan_vgpus(draft: Draft) -> None:
         key = f"vgpu[{number}]"
         ident = vgpu_uuid(draft, number)
         where = draft.place("vgpu", f"vgpu{number}", key, index=number, addr=table.addr)
-        mdev, shown = choice.kind == "mdev", table.display and choice.kind != "vf"
-        draft.need("vfio-pci-nohotplug" if table.ramfb and shown else "vfio-pci", key)
+        mdev, screen = choice.kind == "mdev", choose_screen(draft, key, table, choice)
+        draft.need("vfio-pci-nohotplug" if screen.ramfb else "vfio-pci", key)
         planned.append(
             PlannedVgpu(
                 id=f"vgpu{number}", key=key, kind=choice.kind, place=where,
                 name=ident if mdev else choice.address or "",
-                parent=choice.parent, type=choice.type, shown=shown,
-                opregion=_opregion(draft, table, choice),
+                parent=choice.parent, type=choice.type, **screen._asdict(),
             )
         )
         draft.fd("claim", planned[-1].name)
         check_slice(draft, key, table, choice)
     draft.first_steps += _steps(draft, planned)
     draft.decided["vgpus"] = tuple(planned)
-
-
-def _opregion(draft: Draft, table: Vgpu, choice: Choice) -> bool | None:
-    """A virtual function of Intel's graphics has no OpRegion, and QEMU from 10.1 on looks for one
-    unless it is told not to."""
-    card = draft.facts.device(choice.parent)
-    intel = card is not None and is_display(card) and card.id.startswith("8086:")
-    if table.igd_opregion is None and choice.kind == "vf" and intel:
-        return False
-    return table.igd_opregion
 
 
 def _steps(draft: Draft, planned: list[PlannedVgpu]) -> list[Step]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from qlaunch.plan.cards import is_display
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.takeover import check_device, check_iommu, may_stay
+from qlaunch.plan.vgpu_gvt import check_host
+from qlaunch.plan.vgpu_screen import is_dmabuf
 from qlaunch.plan.vgpu_want import Choice
 from qlaunch.profile.vgpu import Vgpu
 
-# Types whose screen is a DMA buffer (VFIO_GFX_PLANE_TYPE_DMABUF), which needs OpenGL to be shown;
-# the others' is memory that QEMU copies.
-_DMABUF = ("i915-", "mbochs-")
 _NETWORK = 0x02  # PCI base class
 
 
@@ -24,9 +24,11 @@ def check_slice(draft: Draft, key: str, table: Vgpu, choice: Choice) -> None:
     check_iommu(draft, key)
     if choice.kind == "nvidia-vf":
         if table.display:
+            said = [k for k in ("ramfb", "xres", "yres") if getattr(table, k) and not table.any]
             draft.problem("whether NVIDIA's driver gives this vGPU a console is known at the start "
                           "only", f"{key}.display", severity="note",
-                          hint="drop display when QEMU says that it has no display method")
+                          hint=f"drop {', '.join(said)} when QEMU says that display is not on"
+                          if said else "without one there is no picture of it here")
         return
     if table.display:
         draft.problem("a virtual function has no screen that QEMU could show", f"{key}.display",
@@ -50,11 +52,6 @@ def _check_cirrus(draft: Draft, key: str) -> None:
         )
 
 
-def is_dmabuf(choice: Choice) -> bool:
-    """Whether the screen of what was chosen is known to be a DMA buffer."""
-    return choice.kind == "mdev" and choice.type.startswith(_DMABUF)
-
-
 def _check_screen(draft: Draft, key: str, table: Vgpu, choice: Choice) -> None:
     if not table.display or not is_dmabuf(choice) or _draws_with_gl(draft):
         return
@@ -74,22 +71,7 @@ def _draws_with_gl(draft: Draft) -> bool:
 
 
 def _check_gvt(draft: Draft, key: str, table: Vgpu) -> None:
-    """What Intel's cards want of the kernel beside the type itself."""
-    info, iommu = draft.facts.vgpu, draft.facts.iommu
-    ignores = info.parameters.get("kvm.ignore_msrs") if info else None
-    if ignores in ("N", "0") and draft.profile.guest.startswith("windows"):
-        draft.problem(
-            "Windows' Intel driver reads registers that KVM does not have; without "
-            "kvm.ignore_msrs the guest stops with a blue screen", key, severity="warning",
-            found="kvm.ignore_msrs=0",
-            hint="echo 1 > /sys/module/kvm/parameters/ignore_msrs (for all machines), or "
-            "kvm.ignore_msrs=1 on the kernel command line",
-        )
-    if iommu is not None and not iommu.enabled:
-        draft.problem(
-            "GVT-g runs without an IOMMU, and then nothing confines the vGPU's memory accesses "
-            "but its driver", key, found=iommu.reason, hint=iommu.hint, severity="warning",
-        )
+    check_host(draft, key)
     if table.display and table.igd_opregion is None:
         draft.problem(
             "without Intel's OpRegion the guest's driver finds no screen", f"{key}.igd_opregion",
@@ -119,10 +101,17 @@ def _check_function(draft: Draft, key: str, choice: Choice) -> None:
 def _check_count(draft: Draft, key: str, table: Vgpu, choice: Choice) -> None:
     """More than the card can have; another count than it has cannot be set while one is on."""
     card = draft.facts.device(choice.parent)
-    if card is None or table.vfs is None:
+    if card is None:
         return
     total, now = card.sriov_total or 0, card.sriov_count or 0
-    if table.vfs > total:
+    if table.vfs is None:
+        if is_display(card) and not now and total > 1:
+            draft.problem(
+                f"all {total} virtual functions of {card.address} are switched on, and each has "
+                f"that part of the card's memory", f"{key}.vfs", severity="warning",
+                hint="vfs = 2 switches on two, with half of it each",
+            )
+    elif table.vfs > total:
         draft.problem(f"{card.address} can have {total} virtual functions", f"{key}.vfs",
                       found=str(table.vfs), allowed=f"1 to {total}")
     elif now and now != table.vfs:

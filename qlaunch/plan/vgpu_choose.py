@@ -9,14 +9,17 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from qlaunch.errors import Problem
+from qlaunch.facts.model import PciDevice
 from qlaunch.plan.draft import Draft
+from qlaunch.plan.vgpu_gvt import check_refused
 from qlaunch.plan.vgpu_mdev import find_mdev, fits, parents_of
+from qlaunch.plan.vgpu_try import find_fault
 from qlaunch.plan.vgpu_vf import find_nvidia, find_vf
 from qlaunch.plan.vgpu_want import LIST, Choice, Taken, Want, is_named, want_of
 from qlaunch.profile.pci import Pci
 from qlaunch.profile.profile import Profile
 from qlaunch.profile.vgpu import Vgpu, Wish
-from qlaunch.values import PciAddress
+from qlaunch.values import PciAddress, PciSelector
 
 
 def choose_vgpus(draft: Draft, uuid_of: dict[int, str]) -> None:
@@ -29,10 +32,14 @@ def choose_vgpus(draft: Draft, uuid_of: dict[int, str]) -> None:
         if table.any:
             _first_wish(draft, number, table, uuid_of[number], taken)
             continue
-        found = choose(draft, want_of(table, uuid_of[number], draft, table.kind), taken)
+        want = want_of(table, uuid_of[number], draft, table.kind)
+        found = choose(draft, want, taken)
         if isinstance(found, Problem):
             draft.problems.append(found._replace(where=f"vgpu[{number}]"))
+            if want.kind in ("auto", "mdev") and want.of_type:
+                check_refused(draft, f"vgpu[{number}]", [want])
         else:
+            taken.add(found)
             draft.vgpus[number] = found
 
 
@@ -95,6 +102,8 @@ def _first_wish(draft: Draft, number: int, table: Vgpu, uuid: str, taken: Taken)
         refused.append(f"{wish_text(wish)}: {_short(reason)}")
         hint = reason.hint or hint  # the last one's: what most hosts could give
     draft.problem("this host can give none of these", key, found="; ".join(refused), hint=hint)
+    wants = (want_of(wish, uuid, draft) for wish in table.any)
+    check_refused(draft, key, [want for want in wants if want.of_type])
 
 
 def wish_text(wish: Wish) -> str:
@@ -114,8 +123,12 @@ def _grant(draft: Draft, number: int, wish: Wish, uuid: str, taken: Taken) -> Pr
     found = choose(draft, replace(want, vfs=table.vfs), taken)
     if isinstance(found, Problem):
         return found
-    draft.vgpus[number] = found
-    return None
+    vgpus = {**draft.vgpus, number: found}
+    fault = find_fault(draft, draft.profile, vgpus)
+    if fault is None:
+        taken.add(found)
+        draft.vgpus = vgpus
+    return fault
 
 
 def _short(problem: Problem) -> str:
@@ -123,31 +136,42 @@ def _short(problem: Problem) -> str:
 
 
 def _grant_card(draft: Draft, wish: Wish, taken: Taken) -> Problem | None:
-    """A whole device: one that is there, alone of its id, and free to leave the host."""
-    from qlaunch.plan.takeover import check_device, check_iommu
-
-    profile = draft.profile
-
+    """A whole device: the first of its id that is there and can leave the host."""
     assert wish.pci is not None  # noqa: S101 - for the type checker
-    extra = Pci(device=wish.pci, functions="all")
-    if draft.facts.pci is not None:
-        found = [d for d in draft.facts.pci if is_named(d, wish.pci)]
-        if len(found) != 1:
-            return Problem(
-                f"this host has {len(found) or 'no'} such device{'s' if found else ''}",
-                hint="name one by its address" if found else "qlaunch devices lists what it has",
-            )
-        if any(is_named(found[0], p.device) for p in profile.pci):
-            return Problem("it is another table's")
-        if found[0].address in taken.claims:
-            return Problem(f"it is in use by the machine {taken.claims[found[0].address]}")
-        scratch = Draft(profile, draft.facts, None)
-        check_iommu(scratch)
-        check_device(scratch, found[0], "")
-        faults = [p for p in scratch.problems if p.severity == "error"]
-        if faults:
-            return faults[0]
-    draft.profile = replace(profile, pci=(*profile.pci, extra))
+    if draft.facts.pci is None:
+        draft.profile = _with_card(draft.profile, wish.pci)
+        return None
+    found = [d for d in draft.facts.pci if is_named(d, wish.pci)]
+    refused: list[Problem] = []
+    for device in found:
+        # By its address where the id means several.
+        selector = wish.pci if len(found) == 1 else PciSelector(device.address)
+        wished = _with_card(draft.profile, selector)
+        fault = _not_ours(draft, device, taken) or find_fault(draft, wished)
+        if fault is None:
+            draft.profile = wished
+            return None
+        refused.append(fault)
+    if not refused:
+        return Problem("this host has no such device", hint="qlaunch devices lists what it has")
+    if len(refused) == 1:
+        return refused[0]
+    return Problem(
+        f"none of the {len(found)} such devices can be had", hint=refused[0].hint,
+        found="; ".join(f"{d.address}: {_short(p)}" for d, p in zip(found, refused, strict=True)),
+    )
+
+
+def _with_card(profile: Profile, device: PciSelector) -> Profile:
+    return replace(profile, pci=(*profile.pci, Pci(device=device, functions="all")))
+
+
+def _not_ours(draft: Draft, device: PciDevice, taken: Taken) -> Problem | None:
+    """Another table of this machine has it, or another machine."""
+    if any(is_named(device, p.device) for p in draft.profile.pci):
+        return Problem("it is another table's")
+    if device.address in taken.claims:
+        return Problem(f"it is in use by the machine {taken.claims[device.address]}")
     return None
 
 
@@ -156,20 +180,14 @@ def _grant_virtio(draft: Draft, wish: Wish, taken: Taken) -> Problem | None:
     if taken.emulated:
         return Problem("it is another table's: a machine has one such card")
     wished = with_virtio(draft.profile, wish)
-    from qlaunch.plan.display import plan_display
-    from qlaunch.plan.platform import check_devices
     from qlaunch.profile.check_display import check_gl
 
     for finding in check_gl(wished):  # what the profile's reader says of such a card
         return finding.problem
-    scratch = Draft(wished, draft.facts, draft.account, draft.uuid)
-    plan_display(scratch)
-    check_devices(scratch, scratch.needs)
-    faults = [p for p in scratch.problems if p.severity == "error"]
-    if faults:
-        return faults[0]
-    draft.profile, taken.emulated = wished, True
-    return None
+    fault = find_fault(draft, wished)
+    if fault is None:
+        draft.profile, taken.emulated = wished, True
+    return fault
 
 
 def with_virtio(profile: Profile, wish: Wish) -> Profile:

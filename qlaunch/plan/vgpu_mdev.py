@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from qlaunch.errors import Problem
-from qlaunch.facts.model import HostFacts, PciDevice
+from qlaunch.facts.model import HostFacts
 from qlaunch.facts.vgpu_model import MdevParent, MdevType, VgpuFacts
+from qlaunch.plan.vgpu_gvt import gvt_card, make_gvt
 from qlaunch.plan.vgpu_want import LIST, Choice, Taken, Want, is_far, is_named, near_name
 
 _SLICE = tuple[MdevParent, MdevType]
-_NEW_START = "(sudo qlaunch host setup --gvt --apply) and start the host anew"
 
 
 def find_mdev(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choice | Problem:
-    """The parent and type that fit best: on the vCPUs' node, the smallest type, the most left."""
+    """The parent and type that fit best: on the vCPUs' node, of a card that this machine has no
+    other type of, the smallest type, the most left."""
     there = info.mdev(want.uuid)
     if there is not None:
         return _existing(want, info, there.parent, there.type)
@@ -20,23 +21,25 @@ def find_mdev(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Ch
     fitting = [(p, t) for p in parents for t in p.types if fits(t, want)]
     if not fitting:
         return _no_type(want, facts, info, parents)
-    free = [(p, t) for p, t in fitting if _left(p, t, taken) > 0]
+    free = [(p, t) for p, t in fitting if _left(p, t, facts, taken) > 0]
     if not free:
         return Problem(
             "no instance of this type is left", found=", ".join(_told(s) for s in fitting),
             hint="end the machine that has it, or take a smaller type; " + LIST,
         )
 
-    def rank(item: _SLICE) -> tuple[bool, int, int, str]:
+    def rank(item: _SLICE) -> tuple[bool, bool, int, int, str]:
         parent, kind = item
-        far = is_far(facts.device(parent.name), want)
-        return far, kind.memory or 0, -_left(parent, kind, taken), parent.name
+        far, left = is_far(facts.device(parent.name), want), _left(parent, kind, facts, taken)
+        return far, _is_mixed(parent, kind, facts, taken), kind.memory or 0, -left, parent.name
 
     parent, kind = min(free, key=rank)
-    taken.instances[parent.name, kind.id] = taken.instances.get((parent.name, kind.id), 0) + 1
     left = "" if kind.available is None else (
         f"rule: of {kind.id}, {parent.name} can make {kind.available} more"
     )
+    if _is_mixed(parent, kind, facts, taken):
+        left = (f"rule: of {kind.id} beside this machine's other type, {parent.name} can make "
+                f"about {_left(parent, kind, facts, taken)}")
     return Choice(kind="mdev", parent=parent.name, type=kind.id, free=left)
 
 
@@ -72,10 +75,31 @@ def _is_parent(parent: MdevParent, want: Want, facts: HostFacts) -> bool:
     return any(is_named(d, want.parent) for d in (device, above) if d is not None)
 
 
-def _left(parent: MdevParent, kind: MdevType, taken: Taken) -> int:
-    """A hint only: types of one parent share what there is, and `create` alone tells."""
+def _left(parent: MdevParent, kind: MdevType, facts: HostFacts, taken: Taken) -> int:
+    """A hint only: types of one parent share what there is, and `create` alone tells.
+
+    A virtual function makes one in all. Elsewhere what other tables have of another type counts
+    as its share of the whole (i915's and mbochs's memory)."""
     available = 1 if kind.available is None else kind.available
-    return available - taken.instances.get((parent.name, kind.id), 0)
+    used = {t: n for (name, t), n in taken.instances.items() if name == parent.name}
+    device = facts.device(parent.name)
+    if device is not None and device.physfn:
+        return min(available, 1) - sum(used.values())
+    whole = {t.id: t.available or 1 for t in parent.types}
+    others = sum(-(-n * available // whole.get(t, 1)) for t, n in used.items() if t != kind.id)
+    return available - used.get(kind.id, 0) - others
+
+
+def _is_mixed(parent: MdevParent, kind: MdevType, facts: HostFacts, taken: Taken) -> bool:
+    """Whether this machine is to have another type of the same card. NVIDIA's older drivers make
+    one type at a time on a card, on whichever of its functions."""
+    card = _card(parent.name, facts)
+    return any(t != kind.id and _card(name, facts) == card for name, t in taken.instances)
+
+
+def _card(parent: str, facts: HostFacts) -> str:
+    device = facts.device(parent)
+    return device.physfn or parent if device is not None else parent
 
 
 def _told(item: _SLICE) -> str:
@@ -106,12 +130,9 @@ def _no_type(
             allowed=str(want),
             hint=near_name(want.type, [t.id for p in parents for t in p.types]) or LIST,
         )
-    intel = [
-        d for d in facts.pci or ()
-        if d.driver == "i915" and is_named(d, want.parent) and d.address not in _names(info)
-    ]
-    if intel and ("i915-" in (want.type or "i915-") or "GVTg" in (want.type or "")):
-        return _no_gvt(want, info, intel[0])
+    intel = gvt_card(want, facts, info)
+    if intel is not None:
+        return make_gvt(want, info, intel)
     off = [
         d for d in facts.pci or () if d.driver == "nvidia" and d.sriov_total and not d.sriov_count
         and is_named(d, want.parent)
@@ -129,49 +150,6 @@ def _no_type(
             if info.nvidia else "GVT-g: modprobe kvmgt; NVIDIA: install the vGPU host driver",
         )
     return Problem(
-        "no such device of this host offers mediated devices", found=", ".join(_names(info)),
-        allowed=want.parent or "", hint=LIST,
-    )
-
-
-def _names(info: VgpuFacts) -> list[str]:
-    return [p.name for p in info.parents]
-
-
-def _no_gvt(want: Want, info: VgpuFacts, card: PciDevice) -> Choice | Problem:
-    """An Intel card without types: which switch is missing (i915's intel_gvt.c, i915_params.c)."""
-    guc = info.parameters.get("i915.enable_guc", "")
-    if guc.isdigit() and int(guc) & 1:
-        return Problem(
-            "GVT-g does not work with GuC submission: i915 gives up on it at start",
-            found=f"i915.enable_guc={guc}",
-            hint=f"put i915.enable_guc=0 on the kernel command line {_NEW_START}",
-        )
-    switch = info.parameters.get("i915.enable_gvt")
-    if switch in ("N", "0"):
-        return Problem(
-            f"GVT-g is switched off for {card.address}", found="i915.enable_gvt=0",
-            hint=f"put i915.enable_gvt=1 on the kernel command line {_NEW_START}",
-        )
-    if switch is None:
-        return Problem(
-            "this kernel's i915 has no GVT-g", found="no parameter i915.enable_gvt",
-            hint="use a kernel with CONFIG_DRM_I915_GVT; GVT-g is for Intel's 5th to 10th "
-            "generation, newer ones have virtual functions instead",
-        )
-    if "kvmgt" in info.modules:
-        return Problem(
-            f"{card.address} makes no vGPU although GVT-g is on",
-            found="/sys/class/mdev_bus has no entry of it",
-            hint="GVT-g is for Intel's 5th to 10th generation; see dmesg | grep -i gvt",
-        )
-    if want.type is None:
-        return Problem(
-            f"which types {card.address} has is known once kvmgt is loaded",
-            found="the module kvmgt is not loaded", hint="modprobe kvmgt",
-        )
-    prefix = "" if want.type.startswith("i915-") else "i915-"
-    return Choice(
-        kind="mdev", parent=card.address, type=prefix + want.type, load="kvmgt",
-        free="rule: how many it can make is known once kvmgt is loaded",
+        "no such device of this host offers mediated devices",
+        found=", ".join(p.name for p in info.parents), allowed=want.parent or "", hint=LIST,
     )

@@ -84,7 +84,6 @@ def find_vf(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choi
         return (is_far(one.physical, want), bound, one.load, one.physical.address, one.number)
 
     best = min(usable, key=rank)
-    taken.functions.add(best.address)
     total = best.physical.sriov_count or min(want.vfs or 1 << 16, best.physical.sriov_total or 0)
     free = sum(one.physical.address == best.physical.address for one in usable)
     there = "they are on already, " if best.physical.sriov_count else ""
@@ -167,8 +166,9 @@ def _use(one: _Function, info: VgpuFacts, taken: Taken) -> str:
 
 
 def find_nvidia(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choice | Problem:
-    """A virtual function on which the type can be made. One that has a vGPU of nobody's (a dead
-    owner's, or made by hand) comes last, and only when holders were looked for."""
+    """A virtual function on which the type can be made. One that has a vGPU is somebody's, also
+    when nobody has it open: it is taken only when the profile names it, and holders were looked
+    for."""
     known = [v for v in info.nvidia if _is_nvidia(v, want, facts)]
     if not known:
         return Problem(
@@ -177,12 +177,18 @@ def find_nvidia(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> 
             "/usr/lib/nvidia/sriov-manage -e ALL has switched the functions on",
         )
     names = {t.number: t for v in info.nvidia for t in v.creatable}
+    if any(want.pixels):
+        return Problem(
+            "NVIDIA's files do not say what resolution a type has", allowed=str(want),
+            found=", ".join(sorted({t.name for v in known for t in v.creatable})),
+            hint='leave resolution out: name the type, or wish for memory = ">=4G"',
+        )
     has = {v.address: names.get(v.current) or NvidiaType(v.current, f"type {v.current}")
            for v in known if v.current}
     fitting = [(v, t) for v in known for t in v.creatable if _fits(t, want)]
     named = [v for v in known if v.current and v.address == want.parent]  # made by hand
     fitting += [(v, has[v.address]) for v in named if _fits(has[v.address], want)]
-    free = [(v, t) for v, t in fitting if _is_free(v, facts, taken)]
+    free = [(v, t) for v, t in fitting if _is_free(v, want, facts, taken)]
     if not free:
         makes = sorted({t.name for v in known for t in v.creatable})
         busy = [f"{v.address} has {has[v.address].name}" for v in known if v.current]
@@ -193,14 +199,13 @@ def find_nvidia(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> 
             "vGPUs decide what it can make",
         )
 
-    def rank(item: tuple[NvidiaVf, NvidiaType]) -> tuple[bool, bool, int, float, str]:
+    def rank(item: tuple[NvidiaVf, NvidiaType]) -> tuple[bool, int, float, str]:
         function, kind = item
         device = facts.device(function.address)
-        return (is_far(device, want), function.current != 0, kind.memory or 0,
-                _load(function, facts, info), function.address)
+        return (is_far(device, want), kind.memory or 0, _load(function, facts, info),
+                function.address)
 
     function, kind = min(free, key=rank)
-    taken.functions.add(function.address)
     device = facts.device(function.address)
     return Choice(
         kind="nvidia-vf", parent=device.physfn or "" if device else "", type=kind.name,
@@ -217,18 +222,17 @@ def _is_nvidia(function: NvidiaVf, want: Want, facts: HostFacts) -> bool:
 
 
 def _fits(kind: NvidiaType, want: Want) -> bool:
-    """Its files say no resolution, so a wish for one is met by other kinds only."""
     if want.type is not None and want.type not in (str(kind.number), kind.name):
         return kind.name.endswith(f" {want.type}")
-    return (kind.memory or 0) >= want.bytes and want.pixels == (0, 0)
+    return (kind.memory or 0) >= want.bytes
 
 
-def _is_free(function: NvidiaVf, facts: HostFacts, taken: Taken) -> bool:
+def _is_free(function: NvidiaVf, want: Want, facts: HostFacts, taken: Taken) -> bool:
     device = facts.device(function.address)
     if function.address in (*taken.functions, *taken.claims) or user_of(device):
         return False
     looked = device is not None and device.holders is not None
-    return function.current == 0 or looked
+    return function.current == 0 or (looked and function.address == want.parent)
 
 
 def _load(function: NvidiaVf, facts: HostFacts, info: VgpuFacts) -> float:

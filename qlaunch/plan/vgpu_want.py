@@ -62,6 +62,14 @@ class Taken(Struct):
     claims: dict[str, str] = field(default_factory=dict)  # what other machines have
     emulated: bool = False  # a wish for a virtio card was granted: there is one card
 
+    def add(self, choice: Choice) -> None:
+        """What one more table has been given."""
+        if choice.address is not None:
+            self.functions.add(choice.address)
+        elif not choice.existing:
+            key = (choice.parent, choice.type)
+            self.instances[key] = self.instances.get(key, 0) + 1
+
 
 def want_of(table: Vgpu | Wish, uuid: str, draft: Draft, kind: Kind = "auto") -> Want:
     """A table's, or a wish's for a type or a virtual function. A text without its form counts as

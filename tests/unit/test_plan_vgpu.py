@@ -114,6 +114,23 @@ class TestMediatedDevices:
         plan = planned('[[vgpu]]\ntype = "mdpy-vga"\nparent = "a"\n', facts)
         assert plan.vgpus[0].parent == "a"
 
+    def test_two_types_of_one_machine_go_to_two_parents(self, laptop: HostFacts) -> None:
+        def parent(name: str, *left: int) -> MdevParent:
+            return MdevParent(name=name, types=tuple(
+                MdevType(id=f"mbochs-{n}", api="vfio-pci", available=count)
+                for n, count in enumerate(left)
+            ))
+
+        two = '[[vgpu]]\ntype = "mbochs-0"\n[[vgpu]]\ntype = "mbochs-1"\n'
+        facts = changed(laptop, parents=(parent("a", 16, 4), parent("b", 4, 4)))
+        assert [v.parent for v in planned(two, facts).vgpus] == ["a", "b"]
+        alone = planned(two, changed(laptop, parents=(parent("a", 16, 4),)))
+        assert said(alone) == []
+        step = [s for s in alone.steps if isinstance(s, CreateMdev)][1]
+        assert step.why.endswith("beside this machine's other type, a can make about 3")
+        full = planned(two, changed(laptop, parents=(parent("a", 4, 1),)))
+        assert said(full) == ["vgpu[1]: no instance of this type is left"]
+
     def test_one_that_is_there_is_used(self, laptop: HostFacts) -> None:
         there = Mdev(uuid=UUID, parent="0000:00:02.0", type="i915-GVTg_V5_4", group=12)
         facts = changed(laptop, mdevs=(there,), parents=())
@@ -155,8 +172,45 @@ class TestMediatedDevices:
             "vfio_iommu_type1", "kvmgt",
         ]
         assert plan.vgpus[0].type == "i915-GVTg_V5_4"
-        plan = planned('[[vgpu]]\nmemory = ">=512M"\n', facts)
-        assert "is known once kvmgt is loaded" in said(plan)[0]
+
+    @pytest.mark.parametrize(
+        ("wish", "name"),
+        [('memory = ">=512M"', "V5_4"), ('memory = ">=1G"', "V5_2"), ('memory = ">=1M"', "V5_8"),
+         ('resolution = ">=1920x1080"', "V5_4")],
+    )
+    def test_a_wish_is_met_before_kvmgt_is_loaded_as_it_is_after(
+        self, laptop: HostFacts, wish: str, name: str
+    ) -> None:
+        facts = changed(laptop, parents=(), parameters={"i915.enable_gvt": "Y"}, modules=("i915",))
+        plan = planned(f"[[vgpu]]\n{wish}\n", facts)
+        assert said(plan) == []
+        assert "kvmgt" in [s.module for s in plan.steps if isinstance(s, LoadModule)]
+        assert plan.vgpus[0].type == f"i915-GVTg_{name}"
+        older = tuple(replace(d, id=PciId("8086:1616")) if d.id == "8086:5917" else d
+                      for d in facts.pci or ())
+        assert planned(f"[[vgpu]]\n{wish}\n", replace(facts, pci=older)).vgpus[0].type == (
+            f"i915-GVTg_{name.replace('V5', 'V4')}"
+        )
+        plan = planned('[[vgpu]]\nresolution = ">=2560x1440"\n', facts)
+        assert said(plan) == ["vgpu[0]: GVT-g has no type as large"]
+
+    def test_every_switch_is_told_at_once(self, laptop: HostFacts) -> None:
+        """Each costs a reboot."""
+        facts = changed(laptop, parents=(), modules=("i915",), parameters={
+            "i915.enable_gvt": "0", "i915.enable_guc": "3", "kvm.ignore_msrs": "N"})
+        facts = replace(facts, iommu=Iommu(enabled=False, reason="intel_iommu=on is missing"))
+        wish = 'type = "i915-GVTg_V5_4"'
+        for text in (wish, f"any = [{{{wish}}}]", 'memory = ">=512M"'):
+            plan = planned(f'guest = "windows10"\n[[vgpu]]\n{text}\n', facts)
+            [problem] = [p for p in plan.problems if p.severity == "error"]
+            told = f"{problem.message} {problem.found} {problem.hint}"
+            assert "switched off" in told
+            assert "GuC" in told
+            assert "enable_gvt=0 i915.enable_guc=3" in told
+            assert text != wish or "put i915.enable_gvt=1 i915.enable_guc=0 on" in problem.hint
+            warned = said(plan, "warning")
+            assert any("kvm.ignore_msrs" in text for text in warned)
+            assert any("without an IOMMU" in text for text in warned)
 
     def test_an_old_kernel_needs_vfio_mdev(self, laptop: HostFacts) -> None:
         facts = replace(laptop, kernel=Kernel(release="5.15.0-91-generic"))
@@ -377,6 +431,20 @@ class TestVirtualFunctions:
             "vgpu[0].vfs: 4 virtual functions of 0000:03:00.0 are on, and stay so many"
         ]
 
+    def test_memory_is_divided_among_all_that_are_on(self) -> None:
+        facts = sriov_host()
+        pci = tuple(replace(d, class_code=VGA) if d.address == "0000:03:00.0" else d
+                    for d in facts.pci or ())
+        cards = replace(facts, pci=pci)
+        warning = ("vgpu[0].vfs: all 4 virtual functions of 0000:03:00.0 are switched on, and each "
+                   "has that part of the card's memory")
+        assert said(planned(self.TEXT, cards), "warning") == [warning]
+        assert said(planned(self.TEXT + "vfs = 2\n", cards), "warning") == []
+        assert said(planned(self.TEXT, facts), "warning") == [], "no card"
+        on = replace(sriov_host(1, function(0)), pci=(
+            *(replace(d, class_code=VGA, sriov_count=1) for d in pci[1:2]), function(0)))
+        assert said(planned(self.TEXT, on), "warning") == [], "they were on"
+
     def test_a_slice_of_intels_graphics_has_no_opregion(self) -> None:
         facts = sriov_host()
         pci = tuple(replace(d, id=PciId("8086:56c0"), class_code=VGA)
@@ -384,7 +452,10 @@ class TestVirtualFunctions:
         facts = replace(facts, pci=pci)
         text = '[[vgpu]]\nkind = "vf"\nparent = "8086:56c0"\n'
         assert "x-igd-opregion=off" in options(planned(text, facts))[0]
-        assert "x-igd-opregion=on" in options(planned(text + "igd_opregion = true\n", facts))[0]
+        plan = planned(text + "igd_opregion = true\n", facts)
+        assert said(plan) == [
+            "vgpu[0].igd_opregion: only a mediated device of Intel's graphics has an OpRegion"
+        ]
         assert "opregion" not in options(planned(self.TEXT, sriov_host()))[0]
 
     def test_a_screen_is_left_out_where_there_is_none(self) -> None:
@@ -474,18 +545,27 @@ class TestNvidia:
         plan = planned('[[vgpu]]\ntype = "557"\n[[vgpu]]\ntype = "557"\n', server)
         assert [v.name for v in plan.vgpus] == ["0000:41:00.5", "0000:41:00.6"]
 
-    def test_a_left_over_comes_last(self, server: HostFacts) -> None:
+    def test_one_that_somebody_made_is_taken_by_its_address_only(self, server: HostFacts) -> None:
+        """Nobody may have it open, and it is no less somebody's."""
         assert server.vgpu is not None
         only = tuple(v for v in server.vgpu.nvidia if v.current)
         only = (replace(only[0], creatable=server.vgpu.nvidia[1].creatable),)
         facts = changed(server, nvidia=only)
-        assert said(planned('[[vgpu]]\ntype = "557"\n', facts)) == []
         unseen = replace(
             facts, pci=tuple(replace(d, holders=None) for d in facts.pci or ())
         )
-        assert said(planned('[[vgpu]]\ntype = "557"\n', unseen)) == [
-            "vgpu[0]: no virtual function can be given this type now"
-        ]
+        plain, named = '[[vgpu]]\ntype = "557"\n', '[[vgpu]]\ntype = "557"\nparent = "41:00.4"\n'
+        assert said(planned(named, facts)) == []
+        for text, host_ in ((plain, facts), (plain, unseen), (named, unseen)):
+            assert said(planned(text, host_)) == [
+                "vgpu[0]: no virtual function can be given this type now"
+            ]
+
+    def test_a_resolution_is_nothing_that_its_files_say(self, server: HostFacts) -> None:
+        for text in ('resolution = ">=1920x1080"', 'memory = ">=4G"\nresolution = ">=1920x1080"'):
+            plan = planned(f"[[vgpu]]\n{text}\n", server)
+            assert said(plan) == ["vgpu[0]: NVIDIA's files do not say what resolution a type has"]
+            assert "leave resolution out" in plan.problems[0].hint
 
     def test_one_that_was_made_by_hand_is_used(self, server: HostFacts) -> None:
         """Its type is listed by the functions that could be given it, not by itself."""
@@ -508,6 +588,26 @@ class TestNvidia:
         plan = planned('[[vgpu]]\ntype = "nvidia-557"\n', facts)
         assert "none is switched on" in said(plan)[0]
         assert "sriov-manage -e 0000:41:00.0" in plan.problems[0].hint
+
+    def test_older_drivers_make_one_mediated_device_on_a_function(self, server: HostFacts) -> None:
+        """Types are listed by each function, and whichever is made uses it up."""
+        kinds_ = tuple(MdevType(id=f"nvidia-{n}", name=f"GRID A40-{n}Q", api="vfio-pci",
+                                available=1) for n in (557, 559))
+        functions = [d.address for d in server.pci or () if d.physfn]
+        facts = changed(server, nvidia=(), modules=("nvidia", "mdev"), parents=tuple(
+            MdevParent(name=a, address=a, types=kinds_) for a in functions))
+        text = "".join(f'[[vgpu]]\ntype = "nvidia-{n}"\n' for n in (557, 559, 557))
+        plan = planned(text, facts)
+        assert said(plan) == []
+        assert [(v.kind, v.parent, v.type) for v in plan.vgpus] == [
+            ("mdev", "0000:41:00.4", "nvidia-557"), ("mdev", "0000:41:00.5", "nvidia-559"),
+            ("mdev", "0000:41:00.6", "nvidia-557"),
+        ]
+        assert [s.parent for s in plan.steps if isinstance(s, CreateMdev)] == functions[:3]
+        one = '[[vgpu]]\ntype = "{}"\nparent = "41:00.4"\n'
+        assert said(planned(one.format("nvidia-557") + one.format("nvidia-559"), facts)) == [
+            "vgpu[1]: no instance of this type is left"
+        ]
 
     def test_they_are_no_mediated_devices(self, server: HostFacts) -> None:
         plan = planned('[[vgpu]]\nkind = "mdev"\ntype = "557"\n', server)

@@ -1,0 +1,126 @@
+"""Intel's GVT-g: the kernel's switches that stand against it, all at once, because each costs a
+reboot; and the types that i915 makes, known before its module kvmgt is loaded."""
+
+from __future__ import annotations
+
+from qlaunch.errors import Problem
+from qlaunch.facts.model import HostFacts, PciDevice
+from qlaunch.facts.vgpu_model import VgpuFacts
+from qlaunch.plan.draft import Draft
+from qlaunch.plan.vgpu_want import Choice, Want, is_named
+
+_NEW_START = "(sudo qlaunch host setup --gvt --apply) and start the host anew"
+_OFF = ("N", "0")
+# The end of a type's name, its MiB in both apertures, its screen (vgpu_types, gvt/vgpu.c).
+_TYPES = (
+    ("8", 448, (1024, 768)), ("4", 640, (1920, 1200)), ("2", 1280, (1920, 1200)),
+    ("1", 2560, (1920, 1200)),
+)
+_BROADWELL = "8086:16"  # its types are V4, all later ones' V5 (intel_gvt_init_vgpu_types)
+
+
+def gvt_card(want: Want, facts: HostFacts, info: VgpuFacts) -> PciDevice | None:
+    """The Intel card that makes no types, but would have to for this want."""
+    kind = want.type or "i915-"
+    if "i915-" not in kind and "GVTg" not in kind:
+        return None
+    names = [p.name for p in info.parents]
+    return next(
+        (d for d in facts.pci or ()
+         if d.driver == "i915" and is_named(d, want.parent) and d.address not in names), None,
+    )
+
+
+def make_gvt(want: Want, info: VgpuFacts, card: PciDevice) -> Choice | Problem:
+    """A type that is there once kvmgt is loaded, or why there will be none."""
+    off = _switches(info, card)
+    if off:
+        return Problem(
+            "; ".join(text for text, _, _ in off), found=" ".join(found for _, found, _ in off),
+            hint=f"put {' '.join(wanted for _, _, wanted in off)} on the kernel command line "
+            f"{_NEW_START}",
+        )
+    if "i915.enable_gvt" not in info.parameters:
+        return Problem(
+            "this kernel's i915 has no GVT-g", found="no parameter i915.enable_gvt",
+            hint="use a kernel with CONFIG_DRM_I915_GVT; GVT-g is for Intel's 5th to 10th "
+            "generation, newer ones have virtual functions instead",
+        )
+    if "kvmgt" in info.modules:
+        return Problem(
+            f"{card.address} makes no vGPU although GVT-g is on",
+            found="/sys/class/mdev_bus has no entry of it",
+            hint="GVT-g is for Intel's 5th to 10th generation; see dmesg | grep -i gvt",
+        )
+    if not want.of_type:
+        return Problem(
+            f"which types {card.address} has is known once kvmgt is loaded",
+            found="the module kvmgt is not loaded", hint="modprobe kvmgt",
+        )
+    kind = _coming(want, card)
+    if not kind:
+        return Problem(
+            "GVT-g has no type as large", allowed=str(want),
+            found=f"the largest has {_TYPES[-1][1]}M and shows "
+            f"{'x'.join(str(n) for n in _TYPES[-1][2])}",
+        )
+    return Choice(
+        kind="mdev", parent=card.address, type=kind, load="kvmgt",
+        free="rule: how many it can make is known once kvmgt is loaded",
+    )
+
+
+def _switches(info: VgpuFacts, card: PciDevice) -> list[tuple[str, str, str]]:
+    """(what is wrong, as it is, as it should be) of i915's parameters (intel_gvt.c)."""
+    gvt, guc = (info.parameters.get(f"i915.enable_{name}", "") for name in ("gvt", "guc"))
+    faults = []
+    if gvt in _OFF:
+        faults.append((f"GVT-g is switched off for {card.address}", f"i915.enable_gvt={gvt}",
+                       "i915.enable_gvt=1"))
+    if gvt and guc.isdigit() and int(guc) & 1:
+        faults.append(("GVT-g does not work with GuC submission: i915 gives up on it at start",
+                       f"i915.enable_guc={guc}", "i915.enable_guc=0"))
+    return faults
+
+
+def _coming(want: Want, card: PciDevice) -> str:
+    """The type as its directory will be called; of several the smallest, "" for none. The largest
+    need an aperture that not every firmware grants: then `create` tells."""
+    if want.type is not None:
+        return want.type if want.type.startswith("i915-") else f"i915-{want.type}"
+    version = 4 if card.id.startswith(_BROADWELL) else 5
+    for name, mib, (width, height) in _TYPES:
+        if mib << 20 >= want.bytes and width >= want.pixels[0] and height >= want.pixels[1]:
+            return f"i915-GVTg_V{version}_{name}"
+    return ""
+
+
+def check_refused(draft: Draft, key: str, wants: list[Want]) -> None:
+    """What else the kernel is to be started with, told beside the switches that refused a type."""
+    facts, info = draft.facts, draft.facts.vgpu
+    if info is None:
+        return
+    for want in wants:
+        card = gvt_card(want, facts, info)
+        if card is not None and _switches(info, card):
+            check_host(draft, key)
+            return
+
+
+def check_host(draft: Draft, key: str) -> None:
+    """What Intel's cards want of the kernel beside the type itself."""
+    info, iommu = draft.facts.vgpu, draft.facts.iommu
+    ignores = info.parameters.get("kvm.ignore_msrs") if info else None
+    if ignores in _OFF and draft.profile.guest.startswith("windows"):
+        draft.problem(
+            "Windows' Intel driver reads registers that KVM does not have; without "
+            "kvm.ignore_msrs the guest stops with a blue screen", key, severity="warning",
+            found="kvm.ignore_msrs=0",
+            hint="echo 1 > /sys/module/kvm/parameters/ignore_msrs (for all machines), or "
+            "kvm.ignore_msrs=1 on the kernel command line",
+        )
+    if iommu is not None and not iommu.enabled:
+        draft.problem(
+            "GVT-g runs without an IOMMU, and then nothing confines the vGPU's memory accesses "
+            "but its driver", key, found=iommu.reason, hint=iommu.hint, severity="warning",
+        )
