@@ -116,7 +116,8 @@ def check_screen(profile: Profile) -> Iterator[Finding]:
 
 
 def check_twice(profile: Profile) -> Iterator[Finding]:
-    """No two tables with one UUID or MAC, and one that shows the firmware's text."""
+    """No two tables with one UUID or MAC, and one that shows the firmware's text: QEMU ends at a
+    second file of that name (fw_cfg_add_file_callback)."""
     for key in ("uuid", "mac"):
         seen: dict[str, int] = {}
         for number, table in enumerate(profile.vgpu):
@@ -128,6 +129,10 @@ def check_twice(profile: Profile) -> Iterator[Finding]:
                                   if key == "uuid" else "leave one of the two out")
                 yield Finding(("vgpu", number, key), problem, (("vgpu", first, key),))
     texts = [number for number, table in enumerate(profile.vgpu) if table.ramfb]
+    if texts and profile.display.vga == "ramfb":
+        problem = Problem("the card ramfb shows the firmware's text already", found="ramfb = true",
+                          hint='leave it out here, or set display.vga = "none"')
+        yield Finding(("vgpu", texts[0], "ramfb"), problem, (("display", "vga"),))
     for number in texts[1:]:
         problem = Problem(f"vgpu[{texts[0]}] shows the firmware's text already",
                           found="ramfb = true", hint="leave it out here")

@@ -68,6 +68,8 @@ def table(*lines: str) -> str:
          "vgpu[1].uuid", "vgpu[0] has the same"),
         (table('type = "x"', "display = true", "ramfb = true") * 2, "vgpu[1].ramfb",
          "vgpu[0] shows the firmware's text already"),
+        (table('type = "x"', "display = true", "ramfb = true") + '[display]\nvga = "ramfb"\n',
+         "vgpu[0].ramfb", "the card ramfb shows the firmware's text already"),
         (table('type = "x"', "boot = 1") * 2, "vgpu[1].boot",
          "vgpu[0] has the same place in the boot order"),
         (table('type = "x"', 'addr = "14"') * 2, "vgpu[1].addr",
@@ -92,6 +94,8 @@ def test_a_contradiction_is_said_at_its_key(
         table('any = [{pci = "10de:2684"}, {type = "i915-GVTg_V5_4"}, {memory = ">=1G"}, '
               '{vf = "8086:56c0"}, {virtio = "venus"}]', "display = true"),
         table('type = "NVIDIA RTX6000-Ada-8Q"'),
+        table('type = "x"', "display = true", "ramfb = true") + '[display]\nvga = "std"\n',
+        table('type = "x"') + '[display]\nvga = "ramfb"\n',
     ],
 )
 def test_nothing_against(tmp_path: Path, text: str) -> None:
