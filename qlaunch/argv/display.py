@@ -6,8 +6,11 @@ from qlaunch.argv.option import Option, Value, option, place
 from qlaunch.plan.display import VGA
 from qlaunch.plan.model import Plan
 from qlaunch.plan.screen_model import PlannedScreen
+from qlaunch.profile.display import Display
 from qlaunch.values import Size
 
+_CARD_KEYS = ("resolution", "heads", "edid", "blob", "hostmem", "gfxstream", "cross_domain")
+_UNSAID = {key: getattr(Display(), key) for key in _CARD_KEYS}
 SECRET = "vnc-password"  # noqa: S105 - an id
 _HOSTMEM = Size(8 << 30)  # what QEMU's manual suggests for Vulkan
 _SPICE_PLAIN: dict[str, Value | None] = {  # a unix socket is wide enough for everything as it is
@@ -41,8 +44,7 @@ def _card(plan: Plan) -> Option:
     properties = _CARD_PAIRS.get(display.vga)
     if properties is not None:
         pairs |= properties(plan)
-        why += [f"display.{key}" for key in ("resolution", "heads", "edid", "hostmem")
-                if getattr(display, key) is not None]
+        why += [f"display.{key}" for key in _CARD_KEYS if getattr(display, key) != _UNSAID[key]]
         why += [_screen(plan).memory_why] if _screen(plan).memory else []
     # Not by device(): these properties are spelled with the underscore.
     given = tuple((key, value) for key, value in pairs.items() if value is not None)
@@ -83,6 +85,12 @@ def _virtio(plan: Plan) -> dict[str, Value | None]:
     }
 
 
+def _flat(plan: Plan) -> dict[str, Value | None]:
+    display = plan.profile.display
+    size = display.hostmem
+    return {"blob": display.blob or None, "hostmem": str(size) if size else None, **_virtio(plan)}
+
+
 def _venus(plan: Plan) -> dict[str, Value | None]:
     size = plan.profile.display.hostmem or _HOSTMEM
     return {"venus": True, "blob": True, "hostmem": str(size), **_virtio(plan)}
@@ -91,7 +99,7 @@ def _venus(plan: Plan) -> dict[str, Value | None]:
 def _rutabaga(plan: Plan) -> dict[str, Value | None]:
     display = plan.profile.display
     pairs: dict[str, Value | None] = {
-        "gfxstream-vulkan": True, "hostmem": str(display.hostmem or _HOSTMEM),
+        "gfxstream-vulkan": display.gfxstream or None, "hostmem": str(display.hostmem or _HOSTMEM),
     }
     if display.cross_domain:
         pairs |= {"cross-domain": True, "wayland-socket-path": _screen(plan).wayland or None}
@@ -99,8 +107,8 @@ def _rutabaga(plan: Plan) -> dict[str, Value | None]:
 
 
 _CARD_PAIRS = {
-    "std": _std, "qxl": _qxl, "cirrus": _cirrus, "bochs": _bochs, "virtio": _virtio,
-    "virtio-gl": _virtio, "venus": _venus, "rutabaga": _rutabaga,
+    "std": _std, "qxl": _qxl, "cirrus": _cirrus, "bochs": _bochs, "virtio": _flat,
+    "virtio-gl": _flat, "venus": _venus, "rutabaga": _rutabaga,
 }
 
 

@@ -32,9 +32,10 @@ def plan_screen(draft: Draft, kind: str) -> None:
     display = draft.profile.display
     gl, gl_why = _gl(draft, kind)
     memory, memory_why = _memory(draft)
-    if display.vga == "venus":
-        draft.share_memory = draft.share_memory or "display.vga"  # blobs of it become dmabufs
-        _check_venus(draft)
+    if display.vga == "venus" or display.blob or display.hostmem is not None:
+        from qlaunch.plan.virtio_gpu import plan_virtio
+
+        plan_virtio(draft)
     node, node_why = "", ""
     if gl not in ("", "off") and kind in OFFSCREEN:
         node, node_why = _render_node(draft, _key_of_gl(draft))
@@ -87,19 +88,6 @@ def _memory(draft: Draft) -> tuple[int | None, str]:
     if need <= _DEFAULT_MEMORY:
         return None, ""
     return need, f"rule: {display.resolution} does not fit into 16 MiB"
-
-
-def _check_venus(draft: Draft) -> None:
-    qemu = draft.facts.qemu
-    if qemu is None or not qemu.has("virtio-vga-gl") or qemu.has("virtio-vga-gl", "venus"):
-        return
-    from qlaunch.plan.packages import install_hint
-
-    draft.problem(
-        "this QEMU's virtio-vga-gl has no Vulkan (venus)", "display.vga",
-        found=".".join(str(n) for n in qemu.version), allowed='"virtio-gl", "virtio", "std" …',
-        hint=install_hint("virtio-vga-gl.venus", qemu.version),
-    )
 
 
 # -- the GPU that draws -----------------------------------------------------------------------

@@ -81,6 +81,8 @@ def _nodes(profile: Profile) -> Iterator[str]:
         yield "/dev/vhost-vsock"
     if profile.rng is not None and profile.rng.source != "builtin":
         yield f"/dev/{profile.rng.source}"
+    if profile.display.blob:
+        yield "/dev/udmabuf"
 
 
 def _paths(value: Any) -> Iterator[HostPath]:

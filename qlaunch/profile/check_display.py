@@ -32,7 +32,8 @@ TYPES_OF: dict[str, tuple[str, ...]] = {
 # key -> the emulated cards that have it
 CARDS_OF: dict[str, tuple[str, ...]] = {
     "vga_memory": ("std", "cirrus", "qxl", "bochs", *_VIRTIO),
-    "hostmem": ("venus", "rutabaga"), "cross_domain": ("rutabaga",),
+    "hostmem": _VIRTIO, "blob": _VIRTIO, "cross_domain": ("rutabaga",),
+    "gfxstream": ("rutabaga",),
     "heads": ("qxl", *_VIRTIO), "edid": ("std", "bochs", *_VIRTIO),
     "resolution": ("std", "qxl", "bochs", *_VIRTIO),
 }  # fmt: skip
@@ -127,6 +128,19 @@ def check_card(profile: Profile) -> Iterator[Finding]:
         )
 
 
+def check_flavour(profile: Profile) -> Iterator[Finding]:
+    """Parts of a virtio card that are nothing without another."""
+    display = profile.display
+    if display.hostmem is not None and display.vga in ("virtio", "virtio-gl") and not display.blob:
+        problem = Problem("this has no effect without blob", hint="set blob = true",
+                          severity="warning")
+        yield Finding(("display", "hostmem"), problem, also=(("display", "blob"),))
+    if display.vga == "rutabaga" and not (display.gfxstream or display.cross_domain):
+        problem = Problem("a rutabaga card can do nothing then", found="gfxstream = false",
+                          hint="set cross_domain = true, or leave gfxstream out")
+        yield Finding(("display", "gfxstream"), problem, also=(("display", "cross_domain"),))
+
+
 def check_listen(profile: Profile) -> Iterator[Finding]:
     """VNC on TCP lets in whoever reaches it: other machines only with a password."""
     display = profile.display
@@ -168,5 +182,6 @@ def check_looking_glass(profile: Profile) -> Iterator[Finding]:
 
 
 DISPLAY_CHECKS: tuple[Callable[[Profile], Iterator[Finding]], ...] = (
-    check_forms, check_idle, check_gl, check_card, check_listen, check_looking_glass,
+    check_forms, check_idle, check_gl, check_card, check_flavour, check_listen,
+    check_looking_glass,
 )

@@ -56,10 +56,15 @@ class Display(Table, frozen=True):
         Meta(description='The emulated card\'s memory, e.g. "32M"; of a virtio card, how much '
              "memory of the host its pictures may take."),
     ] = None
+    blob: Annotated[
+        bool, Meta(description="Share a virtio or virtio-gl guest's pictures with the host instead "
+                   "of copying them; venus and rutabaga always do.")
+    ] = False
     hostmem: Annotated[
         Size | None,
-        Meta(description='The window through which a venus or rutabaga guest sees GPU memory, '
-             'a power of two such as "4G"; 8G when absent.'),
+        Meta(description='The window through which the guest sees GPU memory, a power of two such '
+             'as "4G". When absent it is 8G of a venus or rutabaga card; the other virtio cards '
+             "have one only when it is said, and use it with blob."),
     ] = None
     heads: Annotated[
         Annotated[int, Meta(ge=1, le=16)] | None,
@@ -78,6 +83,10 @@ class Display(Table, frozen=True):
         bool, Meta(description="Let programs in a rutabaga guest show their windows on the host's "
                    "Wayland desktop.")
     ] = False
+    gfxstream: Annotated[
+        bool, Meta(description="Give a rutabaga guest Vulkan by gfxstream; false leaves it "
+                   "cross_domain alone.")
+    ] = True
     gl: Annotated[
         bool | Literal["core", "es"] | None,
         Meta(description='Draw with OpenGL ("es": OpenGL ES, "core": without old functions); '

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from qlaunch.argv.render import render_argv
+from qlaunch.errors import HostError
 from qlaunch.facts.probe import read_facts
 from qlaunch.host.handler import Host
 from qlaunch.host.shared import MakeSharedHandler
@@ -138,6 +139,39 @@ def test_a_card_is_what_the_profile_says(
     slots = {d["qdev_id"]: d["slot"] for b in buses for d in b["devices"] if b["bus"] == 0}
     place = vm.plan.places.get("vga")
     assert slots.get("vga") == (None if place is None else place.addr and place.addr.slot)
+
+
+def test_a_virtio_card_has_a_window_for_gpu_memory(both_qemus: str, tmp_path: Path) -> None:
+    text = '[display]\nvga = "virtio"\nhostmem = "256M"\n'
+    errors = [p.message for p in plan_of(text, both_qemus).problems if p.severity == "error"]
+    if errors:  # before QEMU 8.2
+        assert errors == ["this QEMU's virtio-vga has no window for GPU memory"]
+        assert "Property 'virtio-vga.hostmem' not found" in said_at_start(
+            plan_of(text, both_qemus), tmp_path)
+        return
+    with built(text, both_qemus, tmp_path) as vm:
+        assert vm.get("vga", "type", "hostmem") == ["virtio-vga", 256 << 20]
+
+
+def test_shared_pictures_are_refused_before_qemu_would(both_qemus: str, tmp_path: Path) -> None:
+    table = profile('[machine]\naccel = "tcg"\nmemory = "64M"\n[display]\nvga = "virtio"\n'
+                    f'blob = true\n[qemu]\nbinary = "{both_qemus}"\n')
+    plan = make_plan(table, read_facts(facts_wanted(table, holders=False)))
+    errors = [p for p in plan.problems if p.severity == "error"]
+    if not errors:
+        plan = placed(plan, tmp_path)
+        with started(plan, tmp_path) as process:
+            assert Built(plan, process, tmp_path).get("vga", "blob") == [True]
+        return
+    assert [p.where for p in errors] == ["display.blob"]
+    assert "udmabuf" in said_at_start(plan, tmp_path)
+
+
+def said_at_start(plan: Plan, directory: Path) -> str:
+    """What QEMU says of a command line that it refuses."""
+    with started(placed(plan, directory), directory) as process:
+        assert process.wait(60)
+    return (directory / "log").read_text()
 
 
 def test_opengl_without_a_gpu_is_refused_before_qemu_would(
@@ -422,6 +456,29 @@ def test_a_window_opens_under_the_sandbox(
             assert time.monotonic() < deadline, windows(screen)
             time.sleep(0.05)
     assert "nitialization failed" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("text", [
+    'vga = "virtio-gl"\nblob = true\nhostmem = "256M"', 'vga = "virtio-gl"\nblob = true',
+    'vga = "venus"\nhostmem = "256M"',
+])
+def test_shared_pictures_of_a_card_with_opengl(
+    both_qemus: str, tmp_path: Path, screen: str, text: str
+) -> None:
+    """A QEMU that is new enough may have been built with an old virglrenderer (Debian 12's
+    backports): that only itself can tell."""
+    text = (f'[display]\ntype = "gtk"\n{text}\n[qemu.env]\nDISPLAY = "{screen}"\n'
+            f'XDG_RUNTIME_DIR = "{tmp_path}"\n')
+    plan = plan_of(text, both_qemus)
+    errors = [p.message for p in plan.problems if p.severity == "error"]
+    if errors:
+        assert all(e.startswith("this QEMU's virtio-vga-gl ") for e in errors)
+        return
+    with built(text, both_qemus, tmp_path) as vm:
+        try:
+            assert vm.get("vga", "blob") == [True]
+        except HostError:
+            assert "old virglrenderer" in (tmp_path / "log").read_text()
 
 
 def windows(screen: str) -> bytes:

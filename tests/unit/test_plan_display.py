@@ -80,6 +80,10 @@ CARDS = {
     'vga = "venus"\ntype = "sdl"\nhostmem = "4G"\nresolution = "1920x1080"':
         "virtio-vga-gl,id=vga,bus=pcie.0,addr=01.0,venus=on,blob=on,hostmem=4G,"
         "xres=1920,yres=1080",
+    'vga = "virtio"\nblob = true\nhostmem = "256M"\nheads = 2':
+        "virtio-vga,id=vga,bus=pcie.0,addr=01.0,blob=on,hostmem=256M,max_outputs=2",
+    'vga = "virtio-gl"\ntype = "gtk"\nblob = true\nhostmem = "1G"':
+        "virtio-vga-gl,id=vga,bus=pcie.0,addr=01.0,blob=on,hostmem=1G",
     'vga = "ramfb"': "ramfb,id=vga",
 }
 
@@ -96,6 +100,10 @@ def test_rutabaga() -> None:
     assert card('vga = "rutabaga"', qemu=built) == base
     assert card('vga = "rutabaga"\ncross_domain = true', qemu=built) == (
         f"{base},cross-domain=on,wayland-socket-path=/run/user/1000/wayland-0"
+    )
+    assert card('vga = "rutabaga"\ngfxstream = false\ncross_domain = true', qemu=built) == (
+        "virtio-vga-rutabaga,id=vga,bus=pcie.0,addr=01.0,hostmem=8G,cross-domain=on,"
+        "wayland-socket-path=/run/user/1000/wayland-0"
     )
     plan = shown('vga = "rutabaga"\ncross_domain = true', qemu=built, desktop=Desktop())
     assert (one(plan).where, one(plan).found) == ("display.cross_domain",
@@ -248,6 +256,39 @@ def test_venus_is_told_by_its_property() -> None:
     problem = one(shown('vga = "venus"\ntype = "gtk"', qemu=qemu72()))
     assert problem.message == "this QEMU's virtio-vga-gl has no Vulkan (venus)"
     assert problem.hint.startswith("it came with QEMU 9.2; with that, install qemu-system-modules")
+
+
+def test_shared_pictures_need_memory_that_can_be_shared() -> None:
+    for text in ('vga = "virtio"\nblob = true', 'vga = "virtio-gl"\ntype = "gtk"\nblob = true'):
+        plan = shown(text)
+        assert said(plan) == []
+        assert plan.memory is not None
+        [backend] = plan.memory.backends
+        assert (backend.type, backend.share) == ("memory-backend-memfd", True)
+        assert "display.blob" in backend.why
+    assert shown('vga = "virtio"').memory is None
+
+
+def test_shared_pictures_need_a_kernel_and_a_qemu_for_them() -> None:
+    text = 'vga = "virtio"\nblob = true'
+    assert "/dev/udmabuf" in facts_wanted(profile(f"[display]\n{text}\n"), holders=False).files
+    node = HostFile(path="/dev/udmabuf", kind="char", gid=104, readable=True, writable=True)
+    denied = replace(node, readable=False, writable=False)
+    assert said(shown(text, files=(node,))) == []
+    problem = one(shown(text, files=(replace(node, kind="missing"),)))
+    assert (problem.where, problem.hint[:16]) == ("display.blob", "modprobe udmabuf")
+    assert "usermod -aG kvm" in one(shown(text, files=(denied,))).hint
+    kvm = HostFile(path="/dev/kvm", kind="char", gid=104, mode=0o660, readable=False,
+                   writable=False)
+    assert said(shown(text, files=(denied, kvm))) == [], "QEMU's account is given its group"
+    assert said(shown(text, qemu=qemu72())) == []
+    gl = 'vga = "virtio-gl"\ntype = "gtk"\nblob = true'
+    assert said(shown(gl, files=(denied,))) == [], "virglrenderer makes them another way"
+    problem = one(shown(gl, qemu=qemu72()))
+    assert problem.message == "this QEMU's virtio-vga-gl shares no pictures (blob)"
+    assert problem.hint.startswith("it came with QEMU 9.2")
+    problem = one(shown(f'{text}\nhostmem = "1G"', qemu=qemu72()))
+    assert problem.message == "this QEMU's virtio-vga has no window for GPU memory"
 
 
 def test_every_part_that_can_be_lacking_has_its_packages() -> None:

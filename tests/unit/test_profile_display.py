@@ -33,6 +33,9 @@ CLEAN = [
     'vga = "std"\nvga_memory = "32M"\nresolution = "3840x2160"\nedid = false',
     'vga = "cirrus"\nvga_memory = "8M"', 'vga = "bochs"\nvga_memory = "64M"',
     'vga = "virtio"\nvga_memory = "300M"', 'vga = "rutabaga"\ncross_domain = true',
+    'vga = "rutabaga"\ncross_domain = true\ngfxstream = false',
+    'vga = "virtio"\nblob = true\nhostmem = "256M"', 'vga = "virtio"\nblob = true',
+    'vga = "virtio-gl"\ntype = "gtk"\nblob = true\nhostmem = "1G"',
 ]
 
 
@@ -81,6 +84,11 @@ FAULTS = {
     'vga = "qxl"\nvga_memory = "4M"':
         "error: display.vga_memory: a qxl card cannot have this much",
     'vga = "rutabaga"\nhostmem = "3G"': "error: display.hostmem: a PCI window is a power of two",
+    'vga = "virtio"\nhostmem = "1G"':
+        "warning: display.hostmem: this has no effect without blob",
+    'vga = "rutabaga"\ngfxstream = false':
+        "error: display.gfxstream: a rutabaga card can do nothing then",
+    'vga = "std"\nblob = true': 'warning: display.blob: this has no effect with vga = "std"',
     'type = "spice"\nfull_screen = true':
         'warning: display.full_screen: this has no effect with type = "spice"',
     'vga = "std"\nheads = 2': 'warning: display.heads: this has no effect with vga = "std"',
