@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qlaunch.argv.option import Option, device, place
-from qlaunch.plan.model import Plan, PlannedVgpu
+from qlaunch.plan.model import Plan
+from qlaunch.plan.vgpu_model import PlannedVgpu
 from qlaunch.profile.vgpu import Vgpu
 
 

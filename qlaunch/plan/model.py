@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from qlaunch.plan.ram import MemoryPlan
     from qlaunch.plan.screen_model import PlannedAudio, PlannedScreen
+    from qlaunch.plan.vgpu_model import PlannedVgpu
 
 FIRST_FD = 100  # planned fd numbers start here, well above what Python has open
 
@@ -138,28 +139,6 @@ class PlannedCard(Struct, frozen=True, kw_only=True):
     boot: int | None = None
     iommu_group: int | None = None
     companion: bool = False  # taken along by functions = "all"
-
-
-class PlannedVgpu(Struct, frozen=True, kw_only=True):
-    """One slice of a device; its keys that go to QEMU as they are stay in the profile's table."""
-
-    id: str
-    key: str  # "vgpu[0]"
-    kind: Literal["mdev", "vf", "nvidia-vf"]
-    name: str  # UUID of a mediated device, address of a virtual function
-    parent: str
-    type: str = ""
-    place: Place
-    display: Literal["", "on", "auto"] = ""
-    ramfb: bool = False
-    sized: bool = False  # the table's xres and yres are said to QEMU
-    opregion: bool | None = None
-
-    @property
-    def device(self) -> str:
-        """Its directory in sysfs."""
-        bus = "mdev" if self.kind == "mdev" else "pci"
-        return f"/sys/bus/{bus}/devices/{self.name}"
 
 
 class PinPlan(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,6 @@ import uuid
 
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.make import uuid5
-from qlaunch.plan.model import PlannedVgpu
 from qlaunch.plan.steps import (
     CreateMdev,
     EnableVfs,
@@ -25,6 +24,7 @@ from qlaunch.plan.steps import (
 )
 from qlaunch.plan.vgpu_check import check_slice
 from qlaunch.plan.vgpu_choose import choose_vgpus
+from qlaunch.plan.vgpu_model import PlannedVgpu
 from qlaunch.plan.vgpu_screen import choose_screen, is_dmabuf
 from qlaunch.plan.vgpu_want import Choice
 from qlaunch.profile.vgpu import Vgpu, fits_form
