@@ -6,6 +6,7 @@ from __future__ import annotations
 from qlaunch.errors import Problem
 from qlaunch.facts.model import HostFacts, PciDevice
 from qlaunch.facts.vgpu_model import VgpuFacts
+from qlaunch.plan.cards import is_display
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.vgpu_want import Choice, Want, is_named
 
@@ -21,14 +22,34 @@ _BROADWELL = "8086:16"  # its types are V4, all later ones' V5 (intel_gvt_init_v
 
 def gvt_card(want: Want, facts: HostFacts, info: VgpuFacts) -> PciDevice | None:
     """The Intel card that makes no types, but would have to for this want."""
-    kind = want.type or "i915-"
-    if "i915-" not in kind and "GVTg" not in kind:
+    if want.type and not _is_gvt(want.type):
         return None
     names = [p.name for p in info.parents]
     return next(
         (d for d in facts.pci or ()
          if d.driver == "i915" and is_named(d, want.parent) and d.address not in names), None,
     )
+
+
+def find_other_driver(want: Want, facts: HostFacts) -> Problem | None:
+    """An Intel card that i915 does not have cannot make a type of i915's."""
+    card = next(
+        (d for d in facts.pci or ()
+         if is_display(d) and d.id.startswith("8086:") and d.driver != "i915" and not d.physfn
+         and is_named(d, want.parent)), None,
+    )
+    if card is None or not _is_gvt(want.type or ""):
+        return None
+    return Problem(
+        f"GVT-g is i915's, and {card.address} is on {card.driver or 'no driver'}",
+        found=f"{card.address} [{card.id}]",
+        hint=f"qlaunch unbind {card.address} gives it back, where VFIO has it; xe has no GVT-g"
+        if card.driver else "modprobe i915",
+    )
+
+
+def _is_gvt(kind: str) -> bool:
+    return "i915-" in kind or "GVTg" in kind
 
 
 def make_gvt(want: Want, info: VgpuFacts, card: PciDevice) -> Choice | Problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qlaunch.errors import Problem
 from qlaunch.facts.model import HostFacts
 from qlaunch.facts.vgpu_model import MdevParent, MdevType, VgpuFacts
-from qlaunch.plan.vgpu_gvt import gvt_card, make_gvt
+from qlaunch.plan.vgpu_gvt import find_other_driver, gvt_card, make_gvt
 from qlaunch.plan.vgpu_want import LIST, Choice, Taken, Want, is_far, is_named, near_name
 
 _SLICE = tuple[MdevParent, MdevType]
@@ -133,6 +133,9 @@ def _no_type(
     intel = gvt_card(want, facts, info)
     if intel is not None:
         return make_gvt(want, info, intel)
+    elsewhere = find_other_driver(want, facts)
+    if elsewhere is not None:
+        return elsewhere
     off = [
         d for d in facts.pci or () if d.driver == "nvidia" and d.sriov_total and not d.sriov_count
         and is_named(d, want.parent)

@@ -212,6 +212,20 @@ class TestMediatedDevices:
             assert any("kvm.ignore_msrs" in text for text in warned)
             assert any("without an IOMMU" in text for text in warned)
 
+    @pytest.mark.parametrize(("driver", "hint"), [
+        (None, "modprobe i915"), ("vfio-pci", "qlaunch unbind 0000:00:02.0"),
+    ])
+    def test_another_driver_has_the_card(
+        self, laptop: HostFacts, driver: str | None, hint: str
+    ) -> None:
+        pci = tuple(replace(d, driver=driver) if d.id == "8086:5917" else d
+                    for d in laptop.pci or ())
+        facts = replace(changed(laptop, parents=(), modules=()), pci=pci)
+        [problem] = planned('[[vgpu]]\ntype = "i915-GVTg_V5_4"\n', facts).problems
+        assert problem.message == (
+            f"GVT-g is i915's, and 0000:00:02.0 is on {driver or 'no driver'}")
+        assert problem.hint.startswith(hint)
+
     def test_an_old_kernel_needs_vfio_mdev(self, laptop: HostFacts) -> None:
         facts = replace(laptop, kernel=Kernel(release="5.15.0-91-generic"))
         plan = planned('[[vgpu]]\ntype = "GVTg_V5_4"\n', facts)
