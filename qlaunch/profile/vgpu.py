@@ -105,7 +105,8 @@ class Vgpu(Table, frozen=True):
         Annotated[int, Meta(ge=1, le=65535)] | None,
         Meta(
             description="How many virtual functions to switch on when none is; all when absent. "
-            "They are switched off again with the last machine that uses one."
+            "A graphics card divides its memory among those that are on. They are switched off "
+            "again with the last machine that uses one."
         ),
     ] = None
     mac: Annotated[
@@ -116,7 +117,9 @@ class Vgpu(Table, frozen=True):
         Meta(description="VLAN of a network card's virtual function."),
     ] = None
     display: Annotated[
-        bool, Meta(description="Show the vGPU's screen where the machine is looked at.")
+        bool,
+        Meta(description="Show the vGPU's screen where the machine is looked at. Of a list of "
+             "wishes, those that cannot take a key of the screen go without it."),
     ] = False
     ramfb: Annotated[
         bool, Meta(description="Show the firmware's text before the guest's driver is loaded.")

@@ -29,6 +29,11 @@ ALL = (
         (ALL.replace("ramfb = true\n", "").replace("boot = 1\n", ""), "gvt-laptop"),
         ('[[vgpu]]\nmemory = ">=1M"\nigd_opregion = false\nrom = true\n', "gvt-laptop"),
         ('[[vgpu]]\ntype = "NVIDIA RTX6000-Ada-8Q"\nboot = 0\n', "ada-server"),
+        ('[[vgpu]]\ntype = "557"\ndisplay = true\nramfb = true\n', "ada-server"),
+        (ALL.replace('type = "GVTg', 'any = [{type = "GVTg', 1).replace('"\n', '"}]\n', 1),
+         "gvt-laptop"),
+        (ALL.replace('type = "GVTg_V5_4"', 'any = [{type = "GVTg_V5_4"}, {type = "557"}]', 1),
+         "ada-server"),
     ],
 )
 def test_every_property_is_known(both_qemus: str, text: str, host: str) -> None:
