@@ -141,11 +141,13 @@ def _grant_card(draft: Draft, wish: Wish, taken: Taken) -> Problem | None:
     if draft.facts.pci is None:
         draft.profile = _with_card(draft.profile, wish.pci)
         return None
-    found = [d for d in draft.facts.pci if is_named(d, wish.pci)]
+    named = [d for d in draft.facts.pci if is_named(d, wish.pci)]
+    # NVIDIA's virtual functions have their card's id, and are no whole devices.
+    found = [d for d in named if not d.physfn] or named
     refused: list[Problem] = []
     for device in found:
         # By its address where the id means several.
-        selector = wish.pci if len(found) == 1 else PciSelector(device.address)
+        selector = wish.pci if len(named) == 1 else PciSelector(device.address)
         wished = _with_card(draft.profile, selector)
         fault = _not_ours(draft, device, taken) or find_fault(draft, wished)
         if fault is None:

@@ -25,7 +25,7 @@ MADE_OF_OTHERS = {
     "plan/handover.py": {"'only bridges, which stay with the host'"},
     "plan/vgpu_choose.py": {  # why a wish was not granted: the next is tried
         "\"it is another table's: a machine has one such card\"", "\"it is another table's\"",
-        "f'it is in use by the machine {taken.claims[found[0].address]}'",
+        "f'it is in use by the machine {taken.claims[device.address]}'",
         "f'wish {place + 1} was granted: {wish_text(wish)}'",
     },
     "profile/read.py": {"f'{by}: {note}'", "f'cannot be judged: {error}'"},

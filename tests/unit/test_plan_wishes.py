@@ -127,6 +127,13 @@ class TestTwins:
         plan = planned(self.TEXT * 2, with_devices(sriov_host(), self.FIRST, self.SECOND))
         assert [c.address for c in plan.cards] == [self.FIRST.address, self.SECOND.address]
 
+    def test_virtual_functions_of_the_cards_id_are_none(self, server: HostFacts) -> None:
+        """They are NVIDIA's driver's, which makes vGPUs on them."""
+        plan = planned('[[vgpu]]\nany = [{pci = "10de:26b1"}, {type = "557"}]\n', server)
+        assert said(plan) == []
+        assert [v.kind for v in plan.vgpus] == ["nvidia-vf"]
+        assert note(plan).endswith("0000:41:00.0 has 8 virtual functions switched on")
+
     def test_none_is_free(self) -> None:
         mate = replace(self.MATE, iommu_group=71)
         facts = with_devices(sriov_host(), self.FIRST, self.SECOND, mate)
