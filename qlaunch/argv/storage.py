@@ -28,7 +28,8 @@ def controller_options(plan: Plan) -> list[Option]:
             **place(one.place.bus, one.place.addr),
             "multifunction": True if one.multifunction else None, "num_queues": one.queues,
         }
-        options.append(_device(one.device, one.why, {"id": one.id, **pairs}, one.iothreads))
+        options.append(_device(one.device, one.why, {"id": one.id, **pairs}, one.iothreads,
+                               as_data=len(one.iothreads) > 1))
     return options
 
 
@@ -60,16 +61,20 @@ def _iothreads(plan: Plan, of: PlannedController | PlannedDisk) -> list[Option]:
 
 
 def _device(
-    driver: str, why: str, pairs: dict[str, Value | None], iothreads: tuple[str, ...] = ()
+    driver: str, why: str, pairs: dict[str, Value | None], iothreads: tuple[str, ...] = (), *,
+    as_data: bool,
 ) -> Option:
     """`pairs` has QEMU's own names, some of which are written with `_`."""
     given = {key: value for key, value in pairs.items() if value is not None}
-    if len(iothreads) < 2:
+    if not as_data:
         given |= {"iothread": iothreads[0]} if iothreads else {}
         return Option("-device", (("", driver), *given.items()), why)
-    plain = {key: str(v) if isinstance(v, str) else v for key, v in given.items()}
-    content: dict[str, Any] = {"driver": driver, **plain}
-    content["iothread-vq-mapping"] = [{"iothread": ident} for ident in iothreads]
+    content: dict[str, Any] = {"driver": driver}
+    content |= {key: str(v) if isinstance(v, str) else v for key, v in given.items()}
+    if "wwn" in given:
+        content["wwn"] = int(str(given["wwn"]), 16)
+    if iothreads:
+        content["iothread-vq-mapping"] = [{"iothread": ident} for ident in iothreads]
     return as_json("-device", why, content)
 
 
@@ -169,10 +174,17 @@ def _disk_devices(plan: Plan, disk: PlannedDisk) -> list[Option]:
         "lun": disk.lun, "drive": disk.node if disk.file else None, "id": disk.id,
     }
     made = _device(disk.device, why, {**pairs, **_properties(table, disk), "bootindex": boot},
-                   disk.iothreads)
+                   disk.iothreads, as_data=_is_data(plan, disk))
     if not disk.via:
         return [made]
     return [device("usb-bot", why, id=disk.via, bus="usb.0"), made]
+
+
+def _is_data(plan: Plan, disk: PlannedDisk) -> bool:
+    """Whether it has to be JSON: for a mapping of its queues, and on a controller that is JSON for
+    its own, because QEMU makes all such devices after the others (qemu_create_cli_devices)."""
+    late = {one.id for one in plan.controllers if len(one.iothreads) > 1}
+    return len(disk.iothreads) > 1 or disk.place.bus.partition(".")[0] in late
 
 
 def _properties(table: Disk | None, disk: PlannedDisk) -> dict[str, Value | None]:
@@ -180,11 +192,14 @@ def _properties(table: Disk | None, disk: PlannedDisk) -> dict[str, Value | None
     if table is None:
         return {}
     write_through = table.cache in ("writethrough", "directsync")
+    # QEMU refuses a sector larger than the physical one, which has 512 bytes unless it is said
+    # (blkconf_blocksizes, hw/block/block.c).
+    sector = table.logical_block_size if (table.logical_block_size or 0) > 512 else None
     pairs: dict[str, Value | None] = {
         "write-cache": "off" if write_through else None,
         "serial": disk.serial, "wwn": table.wwn, "rotation_rate": table.rotation_rate,
         "logical_block_size": table.logical_block_size,
-        "physical_block_size": table.physical_block_size,
+        "physical_block_size": table.physical_block_size or sector,
         "discard_granularity": table.discard_granularity,
         "werror": table.werror, "rerror": table.rerror,
         "share-rw": True if table.share_rw else None,

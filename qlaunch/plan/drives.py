@@ -48,7 +48,6 @@ def plan_disk(draft: Draft, seats: Seats, disk: Disk, number: int) -> PlannedDis
         fd = handed_fd(draft, disk.file, file, writable, direct=direct)
     _check_io(draft, disk, key)
     threads = plan_threads(draft, disk, key, device, str(number))
-    _check_set(draft, f"disk{number}", len(threads) > 1, key)
     return PlannedDisk(
         id=f"disk{number}", node=f"drive{number}", key=key, file=disk.file, format=disk.format,
         protocol=protocol(disk.file, file), device=device, **asdict(seat),
@@ -101,14 +100,6 @@ def _check_io(draft: Draft, disk: Disk, key: str) -> None:
             hint="leave io out, or use the QEMU of qemu-system-x86 (Debian), qemu-system-x86-core "
             "(Fedora) or qemu-system-x86 (Arch), which has it",
         )
-
-
-def _check_set(draft: Draft, ident: str, spread: bool, key: str) -> None:
-    """`-set` does not find a device that is given as JSON, as a mapping of queues has to be."""
-    for name in draft.profile.qemu.set or {}:
-        if spread and name.startswith(f"{ident}."):
-            draft.problem("QEMU cannot set this for a disk with iothreads", f"qemu.set.{name}",
-                          found=f"{key}.iothreads", hint="use iothread = true for this disk")
 
 
 def _overlay(draft: Draft, disk: Disk, key: str) -> int | None:

@@ -110,9 +110,10 @@ def _with_screen(changes: _Changes) -> None:
 
 
 def _disc_first(changes: _Changes) -> None:
-    """The disc with the lowest number, else the first one; all others move up by one."""
+    """The disc with the lowest number, else the first one; all others move up by one. A kernel is
+    what is started, whatever discs there are, and has number 0."""
     discs = changes.profile.cdrom
-    if not discs:
+    if not discs or changes.profile.kernel is not None:
         return
     numbers = [256 if disc.boot is None else disc.boot for disc in discs]
     first = numbers.index(min(numbers))

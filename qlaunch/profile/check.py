@@ -47,8 +47,9 @@ def check_boot(profile: Profile) -> Iterator[Finding]:
 
 
 def check_boot_order(profile: Profile) -> Iterator[Finding]:
-    """No two devices have the same place in the boot order."""
-    seen: dict[int, str] = {}
+    """No two devices have the same place in the boot order; a kernel's is 0 (the bootindex that
+    x86_load_linux, hw/i386/x86-common.c, gives its loader)."""
+    seen: dict[int, str] = {0: "kernel"} if profile.kernel else {}
     for kind in ("disk", "cdrom", "net", "pci", "vgpu", "usb"):
         for number, device in enumerate(getattr(profile, kind)):
             boot = device.boot

@@ -167,7 +167,9 @@ def test_guest_nodes(bench: Bench) -> None:
         assert [c["node-id"] for c in bench.cpus()] == [0, 1, 0, 1]
         memory = {m["id"]: m for m in bench.ask("query-memdev")}
         told = bench.ask("human-monitor-command", **{"command-line": "info numa"})
-        assert bench.ask("query-memory-size-summary")["base-memory"] == 96 * MIB
+        assert bench.ask("query-memory-size-summary") == {
+            "base-memory": 96 * MIB, "plugged-memory": 0}
+        assert bench.ask("query-memory-devices") == []  # all of it is the board's
     assert "node 0 size: 64 MB" in told
     assert "node 1 size: 32 MB" in told
     assert (memory["ram0"]["size"], memory["ram0"]["policy"]) == (64 * MIB, "bind")

@@ -280,6 +280,34 @@ def test_queues_spread_over_threads_where_qemu_can(desk: Desk) -> None:
     assert (mapping["num-queues"], mapping["write-cache"], mapping["bootindex"]) == (3, "off", 1)
 
 
+def test_drives_on_a_controller_whose_queues_are_spread(desk: Desk) -> None:
+    """QEMU makes what is given as JSON last, so that they are JSON too."""
+    desk.image("a")
+    text = (
+        '[[controller]]\ntype = "virtio-scsi"\niothreads = 2\n'
+        '[[disk]]\nfile = "@a"\nbus = "scsi"\nboot = 1\nwwn = "0x5000c50015ea71ac"\n'
+        'rotation_rate = 7200\nserial = "s"\nlogical_block_size = 4096\nwerror = "stop"\n'
+        'cache = "writethrough"\n[[cdrom]]\nbus = "scsi"\nboot = 2\n'
+    )
+    plan = desk.plan(text)
+    if plan.qemu_version < (10, 0, 0):
+        (problem,) = [p for p in plan.problems if p.severity == "error"]
+        assert (problem.where, problem.allowed) == (
+            "controller[0].iothreads", "QEMU 10.0 or newer")
+        return
+    with desk.machine(text) as ask:
+        disk = device(ask, "disk0", "wwn", "rotation_rate", "serial", "logical_block_size",
+                      "werror", "write-cache", "scsi-id", "bootindex")
+        cd = device(ask, "cd0", "scsi-id", "bootindex")
+        mapping = device(ask, "scsi0", "iothread-vq-mapping")["iothread-vq-mapping"]
+    assert disk == {
+        "wwn": 0x5000C50015EA71AC, "rotation_rate": 7200, "serial": "s", "werror": "stop",
+        "logical_block_size": 4096, "write-cache": "off", "scsi-id": 0, "bootindex": 1,
+    }
+    assert cd == {"scsi-id": 15, "bootindex": 2}
+    assert [m["iothread"] for m in mapping] == ["iothread-scsi0-0", "iothread-scsi0-1"]
+
+
 def test_drives_on_usb(desk: Desk) -> None:
     desk.image("a")
     desk.image("iso")

@@ -22,6 +22,7 @@ from qlaunch.errors import ProfileError
 from qlaunch.plan.model import Plan
 from qlaunch.profile.read import read_profile
 from qlaunch.vm.ready import wait_ready
+from tests.fake.boot import acpi_table, kernel
 from tests.fake.loop import run
 from tests.qemu.test_firmware import plan_from, started
 from tests.unit.test_profile_fuzz import document
@@ -69,21 +70,6 @@ def refused(said: Words) -> bool:
     texts = (said.directory, *said.names.values(), said.told, said.append, said.product)
     odd = any(ord(c) < 32 or ord(c) == 127 for text in texts for c in text)
     return odd or ":" in said.directory + said.names["table"]
-
-
-def kernel() -> bytes:
-    """As much of a bzImage as a loader looks at (Documentation/arch/x86/boot.rst)."""
-    image = bytearray(8192)
-    image[0x1F1] = 1
-    image[0x202:0x206] = b"HdrS"
-    image[0x206:0x208] = (0x0202).to_bytes(2, "little")
-    return bytes(image)
-
-
-def acpi_table() -> bytes:
-    """A table with nothing in it but its header."""
-    head = b"TEST" + (36).to_bytes(4, "little") + bytes([1, 0]) + b"QLNCH QLAUNCHT" + bytes(12)
-    return head[:9] + bytes([-sum(head) & 255]) + head[10:]
 
 
 def laid_out(place: Path, said: Words) -> dict[str, Path]:

@@ -55,6 +55,12 @@ def test_the_disc_of_the_lowest_number_is_first_and_the_others_keep_their_order(
     assert [d.boot for d in alone.cdrom] == [0, None]
 
 
+def test_a_kernel_is_started_whatever_disc_there_is() -> None:
+    made = for_installing(profile(f'{DISKS}[kernel]\nfile = "/k"\n'))
+    assert [d.boot for d in made.profile.cdrom] == [None, 2]
+    assert not any("boots first" in told for told in made.changes)
+
+
 def test_disks_and_cards_change_only_where_it_is_asked_for() -> None:
     same = for_installing(profile(f'guest = "windows10"\n{DISKS}')).profile
     assert (same.disk[0].bus, same.net[0].model) == ("virtio", "virtio")

@@ -302,6 +302,20 @@ def test_threads_that_are_shared_are_made_once() -> None:
     assert sum(",iothread=fast" in w for w in argv) == 3
 
 
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ("logical_block_size = 4096", "4096"),
+        ("logical_block_size = 512", ""),
+        ("logical_block_size = 512\nphysical_block_size = 4096", "4096"),
+        ("", ""),
+    ],
+)
+def test_a_physical_sector_is_no_smaller_than_a_logical_one(keys: str, wanted: str) -> None:
+    (word,) = [w for w in render_argv(planned(disk("/a", keys))) if w.startswith("virtio-blk")]
+    assert word.partition("physical_block_size=")[2].partition(",")[0] == wanted
+
+
 def test_spread_queues_need_a_new_qemu_and_are_no_subject_of_set() -> None:
     text = disk("/a", "iothreads = 2") + '[qemu]\nset = { "disk0.vectors" = 3 }\n'
     old = replace(QEMU, properties={"virtio-blk-pci": ("iothread",)})
@@ -310,6 +324,12 @@ def test_spread_queues_need_a_new_qemu_and_are_no_subject_of_set() -> None:
         "disk[0].iothreads: this QEMU cannot spread the queues of virtio-blk-pci over threads")
     assert said(planned(text, host(qemu=new))) == [
         "qemu.set.disk0.vectors: QEMU cannot set this for a disk with iothreads"]
+    scsi = replace(QEMU, properties={"virtio-scsi-pci": ("iothread-vq-mapping",)})
+    text = '[[controller]]\ntype = "virtio-scsi"\niothreads = 2\n' + disk("/a", 'bus = "scsi"') + (
+        '[qemu]\nset = { "scsi0.x" = 3, "disk0.y" = 4 }\n')
+    assert said(planned(text, host(qemu=scsi))) == [
+        f"qemu.set.{name}: QEMU cannot set this for a controller with iothreads"
+        for name in ("scsi0.x", "disk0.y")]
     plan = planned(disk("/a,b", "iothreads = 2"), host(qemu=new))
     (word,) = [w for w in render_argv(plan) if w.startswith("{")]
     assert json.loads(word)["num-queues"] == 2

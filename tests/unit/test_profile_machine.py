@@ -55,6 +55,16 @@ def test_a_contradiction_is_told_once(machine: str, message: str) -> None:
     assert told(machine) == [message]
 
 
+@pytest.mark.parametrize("table", [DISK, '[[cdrom]]\n', CARD, "[[net]]\nuser = {}\n"])
+def test_a_kernel_is_number_0(table: str) -> None:
+    key = table.partition("]]")[0].strip("[")
+    kernel = '[kernel]\nfile = "/k"\n'
+    assert told("", f"{table}boot = 0\n{kernel}") == [
+        f"error {key}.0.boot: kernel has the same place in the boot order"]
+    assert told("", f"{table}boot = 1\n{kernel}") == []
+    assert told("", f"{table}boot = 0\n") == []
+
+
 @pytest.mark.parametrize(
     "machine",
     [
