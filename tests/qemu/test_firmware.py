@@ -60,7 +60,10 @@ def started(plan: Plan, directory: Path) -> Iterator[QemuProcess]:
     make_files(plan, lambda _: None)
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
     with (directory / "log").open("ab") as stderr, opened(plan, lock, []) as handover:
-        process = start_qemu(render_argv(plan), fds=handover.fds, stderr_fd=stderr.fileno())
+        own = plan.profile.qemu.env
+        process = start_qemu(
+            render_argv(plan), fds=handover.fds, stderr_fd=stderr.fileno(), env=own
+        )
     os.close(lock)
     try:
         yield process

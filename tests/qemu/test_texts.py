@@ -103,8 +103,10 @@ def written(files: dict[str, Path], said: Words, qemu: str) -> str:
         "disk": [{"file": at["disk"], "format": "qcow2", "serial": said.serial,
                   "create": {"backing": at["backing"], "backing_format": "raw"}}],
         "cdrom": [{"file": at["cd"]}], "serial": [{"type": "file", "file": at["log"]}],
+        "net": [{"user": {"tftp": at["share"]}}],
         "share": [{"path": at["share"], "tag": "t", "type": "9p"}],
-        "qemu": {"binary": qemu},
+        "qemu": {"binary": qemu, "env": {"QLAUNCH_TEXT": said.told},
+                 "set": {"cd0.model": said.told}},
     })
 
 
@@ -201,8 +203,10 @@ def reaches(said: Words, qemu: str) -> None:
             assert {str(files[role]) for role in OPENED} <= opened(pid)
             assert _seen(monitor) == (
                 *(str(files[role]) for role in ("kernel", "initrd", "bios")),
-                said.append, said.serial,
+                said.append, said.serial, said.told,
             )
+            environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            assert f"QLAUNCH_TEXT={said.told}".encode() in environ
             append = said.append.encode() + b"\0"
             assert monitor.config(COMMAND_LINE, len(append)) == append
             configs = monitor.configs()
@@ -217,7 +221,8 @@ def _seen(monitor: Monitor) -> tuple[str, ...]:
     board = [("qom-get", {"path": "/machine", "property": name})
              for name in ("kernel", "initrd", "firmware", "append")]
     disk = ("qom-get", {"path": "/machine/peripheral/disk0", "property": "serial"})
-    return tuple(monitor.ask(*board, disk))
+    model = ("qom-get", {"path": "/machine/peripheral/cd0", "property": "model"})
+    return tuple(monitor.ask(*board, disk, model))
 
 
 CHECKED = settings(
