@@ -330,6 +330,29 @@ def test_shared_memory_comes_and_goes(tmp_path: Path) -> None:
         handler.capture(kernel.host(), step)
 
 
+def test_memory_that_qemu_makes_is_only_removed(tmp_path: Path) -> None:
+    kernel, file = FakeKernel(tmp_path), tmp_path / "dev/shm/x"
+    file.parent.mkdir(parents=True)
+    step = MakeShared(path=HostPath("/dev/shm/x"), size=1 << 20, uid=os.geteuid(),
+                      gid=os.getegid(), ours=False)
+    handler, host_ = MakeSharedHandler(), kernel.host()
+    captured = handler.capture(host_, step)
+    handler.apply(host_, step, captured)
+    assert not file.exists()
+    handler.undo(host_, step, captured)  # QEMU had not come that far
+    file.write_bytes(bytes(1 << 20))
+    other = msgspec.structs.replace(step, uid=os.geteuid() + 1)
+    handler.undo(host_, other, captured)
+    assert file.exists()  # somebody else's by now
+    handler.undo(host_, step, captured)
+    assert not file.exists()
+    file.write_bytes(bytes(1 << 20))
+    captured = handler.capture(host_, step)
+    handler.apply(host_, step, captured)
+    handler.undo(host_, step, captured)
+    assert file.exists()  # it was there before
+
+
 def test_vsock_addresses_in_use(tree: UsbTree) -> None:
     tree.write("proc/7/cmdline", b"qemu\0-device\0vhost-vsock-pci,guest-cid=42,id=v\0")
     tree.write("proc/8/cmdline", b'qemu\0-device\0{"driver":"vhost-vsock-pci","guest-cid":43}\0')
