@@ -30,12 +30,12 @@ def _table(draft: Draft, index: int, table: Shmem) -> None:
 
 
 def share_memory(
-    draft: Draft, ident: str, key: str, path: str, size: int, *, index: int,
-    addr: GuestSlot | None = None, made: bool = True,
+    draft: Draft, ident: str, key: str, path: str, size: int, *, kind: str = "shmem",
+    index: int = 0, addr: GuestSlot | None = None, made: bool = True,
 ) -> PlannedShmem:
     """An ivshmem device `ident` over `path` (bytes: a power of two), with its backend.
 
-    `index` is its place among the kind "shmem". `made` is False for what is no file of ours (a
+    `index` is its place among the kind of device. `made` is False for what is no file of ours (a
     kvmfr device): then nothing is made and nothing removed.
     """
     draft.need(DEVICE, key)
@@ -44,7 +44,7 @@ def share_memory(
         draft.steps.append(_step(draft, key, path, size))
     planned = PlannedShmem(
         id=ident, key=key, path=path, size=size,
-        place=draft.place("shmem", ident, key, index=index, addr=addr),
+        place=draft.place(kind, ident, key, index=index, addr=addr),
     )
     draft.decided["shmems"] = (*draft.decided.get("shmems", ()), planned)
     return planned

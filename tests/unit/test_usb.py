@@ -73,7 +73,7 @@ def test_a_device_is_opened_for_qemu_and_lent(tree: UsbTree) -> None:
     plan = usb_plan(tree, '[[usb]]\ndevice = "046D:C52B"\n')
     assert said(plan) == []
     fd = plan.fd("file", "/dev/bus/usb/001/001")
-    assert devices(plan) == [f"usb-host,id=usbdev0,bus=usb.0,hostdevice=/dev/fdset/{fd}"]
+    assert devices(plan) == [f"usb-host,id=usbdev0,bus=usb.0,port=9,hostdevice=/dev/fdset/{fd}"]
     assert f"fd={fd},set={fd},opaque=/dev/bus/usb/001/001" in render_argv(plan)
     assert plan.steps == (LendUsb(id=DONGLE, why="usb[0]"),)
 
@@ -87,7 +87,7 @@ def test_who_may_open_it_needs_no_root(tree: UsbTree) -> None:
     plan = usb_plan(tree, text, root=False)
     assert (plan.steps, plan.account) == ((), None)
     assert devices(plan) == [
-        "usb-host,id=usbdev0,bus=usb.0,hostdevice=/dev/bus/usb/001/001"]
+        "usb-host,id=usbdev0,bus=usb.0,port=9,hostdevice=/dev/bus/usb/001/001"]
     node.chmod(0o644)
     plan = usb_plan(tree, text, root=False)
     assert plan.needs_root and plan.account is not None
@@ -296,7 +296,8 @@ def test_a_device_is_followed_and_twins_are_not_guessed(tree: UsbTree) -> None:
     tree.unplug("1-4")
     assert found.find(first) == "/dev/bus/usb/001/002"
     assert found.device("/dev/fdset/7") == {
-        "driver": "usb-host", "id": "usbdev0", "bus": "usb.0", "hostdevice": "/dev/fdset/7"}
+        "driver": "usb-host", "id": "usbdev0", "bus": "usb.0", "port": "9",
+        "hostdevice": "/dev/fdset/7"}
 
 
 # -- shared memory, vsock ------------------------------------------------------------------------
