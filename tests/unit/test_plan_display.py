@@ -11,7 +11,6 @@ from qlaunch.argv.render import plan_options, render_argv
 from qlaunch.errors import Problem
 from qlaunch.facts.desktop_model import Desktop, RenderNode
 from qlaunch.facts.model import HostFacts, HostFile, QemuBinary
-from qlaunch.plan.display import VGA
 from qlaunch.plan.make import make_plan
 from qlaunch.plan.model import Plan
 from qlaunch.plan.packages import PACKAGES, install_hint
@@ -251,9 +250,7 @@ def test_venus_is_told_by_its_property() -> None:
 
 
 def test_every_part_that_can_be_lacking_has_its_packages() -> None:
-    """What is in no package of its own is in the one with QEMU itself."""
-    built_in = {"VGA", "cirrus-vga", "ramfb", "bochs-display"}
-    assert {VGA[v] for v in VGA} - built_in <= set(PACKAGES)
+    """Devices are in test_packages.py."""
     kinds = choices(Display, "type") - {"none", "auto", "vnc", "looking-glass"}
     assert {f"display {kind}" for kind in kinds} <= set(PACKAGES)
     backends = {{"pulse": "pa"}.get(b, b) for b in choices(Audio, "backend")} - {"auto", "none"}
