@@ -41,6 +41,7 @@ def share_memory(
     draft.need(DEVICE, key)
     draft.locked += size
     if made:
+        _check_size(draft, key, size)
         draft.steps.append(_step(draft, key, path, size))
     planned = PlannedShmem(
         id=ident, key=key, path=path, size=size,
@@ -48,6 +49,21 @@ def share_memory(
     )
     draft.decided["shmems"] = (*draft.decided.get("shmems", ()), planned)
     return planned
+
+
+def _check_size(draft: Draft, key: str, size: int) -> None:
+    """All of it is taken at the start, beside the guest's own memory."""
+    ram = draft.facts.ram
+    if ram is None or size <= ram.available:
+        return
+    whose = "looking at the guest takes" if key.startswith("display") else "the guest shares"
+    draft.problem(
+        f"{whose} more memory than this host has" + " free" * (size < ram.total), key,
+        found=f"{size >> 20}M; {ram.available >> 20}M are free of {ram.total >> 20}M",
+        severity="error" if size >= ram.total else "warning",
+        hint="name the largest resolution that the guest will use, as 1920x1080"
+        if key.startswith("display") else "lower its size",
+    )
 
 
 def _step(draft: Draft, key: str, path: str, size: int) -> MakeShared:
