@@ -120,8 +120,8 @@ def spot(place: Place) -> str:
 
 def addresses(plan: Plan) -> dict[str, str]:
     """What is where, by what it is: ids with numbers are of the tables' order."""
-    found = {f"{d.file}": f"{spot(d.place)} {d.unit} {d.target}" for d in plan.disks}
-    found |= {f"{d.file} on USB": spot(plan.places[d.via]) for d in plan.disks if d.via}
+    found = {f"{d.file}": f"{spot(d.place)} {d.unit} {d.target}" for d in plan.disks if not d.via}
+    found |= {d.file: spot(plan.places[d.via]) for d in plan.disks if d.via}
     found |= {f"net{n.index} {n.mac}": spot(n.place) for n in plan.nics}
     found |= {f"card {c.address}": spot(c.place) for c in plan.cards}
     found |= {f"port {p.id}": f"pcie.0 {p.addr} {p.chassis}" for p in plan.ports}
