@@ -19,8 +19,8 @@ def audio_options(plan: Plan) -> list[Option]:
     if audio is None or backend is None:
         return []
     model = CARD[audio.model]
-    where = plan.places.get("audio")
-    spot = place(where.bus, where.addr) if where else {}
+    where = plan.places["audio"]
+    spot = place(where.bus, where.addr, where.port)
     if audio.model in HD_AUDIO:
         card = [
             device(model, "audio.model", id="audio", **spot),

@@ -7,8 +7,11 @@ from qlaunch.plan.model import Plan, PlannedCard
 
 
 def port_options(plan: Plan) -> list[Option]:
-    """Root ports, before what is plugged into them."""
+    """Root ports (on pc a bridge), before what is plugged into them."""
     return [
+        Option("-device", (("", p.type), ("bus", "pci.0"), ("addr", p.addr),
+                           ("chassis_nr", p.chassis), ("id", p.id)), p.why)
+        if p.type == "pci-bridge" else
         device(p.type, p.why, bus="pcie.0", addr=p.addr, multifunction=True if p.multifunction
                else None, port=p.port, chassis=p.chassis, id=p.id)
         for p in plan.ports

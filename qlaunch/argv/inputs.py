@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from qlaunch.argv.option import Option, device, option, place
 from qlaunch.plan.model import Plan
-from qlaunch.plan.usb import BUS
 
 
 def input_options(plan: Plan) -> list[Option]:
     """The guest's devices, then the evdev objects."""
     options = []
     for planned in plan.inputs:
-        where = place(planned.place.bus, planned.place.addr) if planned.place else {"bus": BUS}
+        where = place(planned.place.bus, planned.place.addr, planned.place.port)
         options.append(device(planned.device, planned.key, id=planned.id, **where))
     options += [
         option(

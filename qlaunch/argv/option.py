@@ -78,6 +78,6 @@ def as_json(flag: str, why: str, content: dict[str, Any]) -> Option:
     return Option(flag, why=why, whole=encode(content).decode())
 
 
-def place(bus: str, addr: str | None) -> dict[str, Value | None]:
-    """`bus=` and `addr=` of a device."""
-    return {"bus": bus, "addr": addr}
+def place(bus: str, addr: str | None, port: str | None = None) -> dict[str, Value | None]:
+    """`bus=` and `addr=` of a device, or the `port=` of one on USB."""
+    return {"bus": bus, "addr": addr, "port": port}

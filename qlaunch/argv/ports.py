@@ -5,6 +5,7 @@ from __future__ import annotations
 from qlaunch.argv.option import Option, Value, device, option, place
 from qlaunch.plan.model import Plan
 from qlaunch.plan.plugs import PlannedSerial
+from qlaunch.plan.slots import BRIDGE
 
 
 def serial_options(plan: Plan) -> list[Option]:
@@ -43,14 +44,20 @@ def _device(plan: Plan, port: PlannedSerial, why: str) -> Option:
     pairs: dict[str, Value | None] = {"chardev": port.id}
     if port.device == "isa-debugcon" and plan.profile.debugcon is not None:
         pairs["iobase"] = f"{plan.profile.debugcon.iobase:#x}"
-    elif port.device == "usb-serial":
-        from qlaunch.plan.usb import BUS
-
-        pairs["bus"] = BUS
     elif port.device == "virtconsole":
         from qlaunch.plan.channels import BUS, CONSOLES
 
         pairs |= {"bus": BUS, "nr": CONSOLES[min(port.nth, len(CONSOLES) - 1)]}
+    elif port.device == "pci-serial" and port.place is not None:
+        pairs |= {"id": f"{port.id}-pci", **place(port.place.bus, port.place.addr),
+                  "multifunction": _is_first_of_several(plan, port) or None}
     elif port.place is not None:
-        pairs |= {"id": f"{port.id}-pci", **place(port.place.bus, port.place.addr)}
+        pairs |= place(port.place.bus, None, port.place.port)
     return device(port.device, why, **pairs)
+
+
+def _is_first_of_several(plan: Plan, port: PlannedSerial) -> bool:
+    """Whether there are more functions beside it, which are found by function 0 only."""
+    bus = port.place.bus if port.place else ""
+    beside = [p for p in plan.serials if p.place and p.place.bus == bus and p.place.addr]
+    return bus != BRIDGE and len(beside) > 1 and beside[0] is port

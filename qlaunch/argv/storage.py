@@ -170,14 +170,16 @@ def _disk_devices(plan: Plan, disk: PlannedDisk) -> list[Option]:
     boot = table.boot if table else plan.profile.cdrom[int(disk.key[6:-1])].boot
     why = disk.key + (".bus" if table else "")
     pairs: dict[str, Value | None] = {
-        **place(disk.place.bus, disk.place.addr), "unit": disk.unit, "scsi-id": disk.target,
-        "lun": disk.lun, "drive": disk.node if disk.file else None, "id": disk.id,
+        **place(disk.place.bus, disk.place.addr, disk.place.port), "unit": disk.unit,
+        "scsi-id": disk.target, "lun": disk.lun, "drive": disk.node if disk.file else None,
+        "id": disk.id,
     }
     made = _device(disk.device, why, {**pairs, **_properties(table, disk), "bootindex": boot},
                    disk.iothreads, as_data=_is_data(plan, disk))
     if not disk.via:
         return [made]
-    return [device("usb-bot", why, id=disk.via, bus="usb.0"), made]
+    where = plan.places[disk.via]
+    return [device("usb-bot", why, id=disk.via, **place(where.bus, None, where.port)), made]
 
 
 def _is_data(plan: Plan, disk: PlannedDisk) -> bool:

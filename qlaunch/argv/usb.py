@@ -5,13 +5,14 @@ from __future__ import annotations
 from qlaunch.argv.option import Option, Value, device, option, place
 from qlaunch.plan.model import Plan
 from qlaunch.plan.plugs import PlannedUsb
-from qlaunch.plan.usb import BUS, COMPANIONS
+from qlaunch.plan.usb import COMPANIONS
+from qlaunch.plan.usbports import BUS
 
-_XHCI_PORTS = 15  # the most there are, so that no hub is ever put in between
+_XHCI_PORTS = 15  # the most there are
 
 
 def controller_options(plan: Plan) -> list[Option]:
-    """The controller; EHCI before the companions that name its bus."""
+    """The controller; EHCI before the companions that name its bus; the hub."""
     bus = plan.usb_bus
     if bus is None:
         return []
@@ -28,6 +29,8 @@ def controller_options(plan: Plan) -> list[Option]:
             )
             for n, (name, first) in enumerate(COMPANIONS, 1)
         ]
+    if bus.hub:
+        options.append(device("usb-hub", bus.hub_why, id="usb-hub", bus=BUS, port=bus.hub))
     return options
 
 
@@ -39,8 +42,8 @@ def usb_options(plan: Plan) -> list[Option]:
             options += [
                 option("-chardev", "spicevmc", why=usb.key, id=f"{usb.id}-viewer",
                        name="usbredir"),
-                device("usb-redir", usb.key, id=usb.id, bus=BUS, chardev=f"{usb.id}-viewer",
-                       bootindex=usb.boot),
+                device("usb-redir", usb.key, id=usb.id, **_port(usb), bootindex=usb.boot,
+                       chardev=f"{usb.id}-viewer"),
             ]
             continue
         if usb.fd is not None:
@@ -60,12 +63,17 @@ def host_option(usb: PlannedUsb) -> Option:
 
 def host_device(usb: PlannedUsb, node: str) -> dict[str, Value]:
     """The properties of a usb-host device over a node (a path or /dev/fdset/N)."""
-    pairs: dict[str, Value] = {"id": usb.id, "bus": BUS}
+    pairs: dict[str, Value] = {"id": usb.id, **_port(usb)}
     if node:
         pairs["hostdevice"] = node
     if usb.boot is not None:
         pairs["bootindex"] = usb.boot
     return pairs
+
+
+def _port(usb: PlannedUsb) -> dict[str, Value]:
+    """The same whenever it is plugged in."""
+    return {"bus": BUS, "port": usb.place.port} if usb.place and usb.place.port else {"bus": BUS}
 
 
 def _selectors(usb: PlannedUsb) -> dict[str, Value]:

@@ -34,6 +34,7 @@ class BlockTable:
         self.names = frozenset(list_names(self.base + _BLOCK))
         self._numbers: dict[str, str] = {}
         self._mounts: dict[str, list[str]] = {}
+        self._written: set[str] = set()  # mounted, and not read-only
         self._read_numbers()
         self._read_mounts()
         self._read_btrfs()
@@ -92,6 +93,10 @@ class BlockTable:
         points = (point for n in self.above(name) for point in self._mounts.get(n, ()))
         return tuple(dict.fromkeys(points))
 
+    def written(self, name: str) -> bool:
+        """Whether the host writes to a file system on the device or anything above it."""
+        return not self._written.isdisjoint(self.above(name))
+
     def mounts_of(self, name: str) -> tuple[str, ...]:
         """Mount points of exactly this device."""
         return tuple(self._mounts.get(name, ()))
@@ -126,10 +131,12 @@ class BlockTable:
             words = line.split(" ")
             if len(words) < 10 or "-" not in words:
                 continue
-            source = words[words.index("-") + 2 :][:1]
-            name = self._numbers.get(words[2]) or self.name_of(_plain(source[0]) if source else "")
+            source, *options = words[words.index("-") + 2 :][:2] or [""]
+            name = self._numbers.get(words[2]) or self.name_of(_plain(source))
             if name is not None:
                 self._mounts.setdefault(name, []).append(_plain(words[4]))
+                if "rw" in "".join(options).split(","):  # of the file system, not of one mount
+                    self._written.add(name)
 
     def _read_btrfs(self) -> None:
         path = f"{self.base}/sys/fs/btrfs"
@@ -138,6 +145,8 @@ class BlockTable:
             points = [point for member in members for point in self._mounts.get(member, ())]
             for member in members:
                 self._mounts[member] = list(dict.fromkeys(points))
+            if not self._written.isdisjoint(members):
+                self._written.update(members)
 
     def _is_zfs(self, name: str) -> bool:
         """ZFS claims nothing in sysfs: udev's word that it is a member, and the module loaded."""

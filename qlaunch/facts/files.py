@@ -133,7 +133,8 @@ def _read_file(
     return HostFile(
         path=path, kind=kind, size=size, readable=readable,
         writable=_may(real, account, "w", root) and not _read_only(real, kind),
-        mounted=mounted, in_use=in_use, lock=lock.use, locked_by=lock.by,
+        mounted=mounted, written=bool(mounted and name and table and table.written(name)),
+        in_use=in_use, lock=lock.use, locked_by=lock.by,
         format=header.format, capacity=header.capacity,
         uid=status.st_uid, gid=status.st_gid, mode=stat.S_IMODE(status.st_mode),
     )

@@ -181,6 +181,7 @@ class HostFile(Struct, frozen=True, kw_only=True):
     readable: bool = True  # by the user QEMU will run as
     writable: bool = True
     mounted: tuple[str, ...] = ()  # mount points of the device, its partitions or their holders
+    written: bool = False  # one of those mounts is not read-only
     in_use: str = ""  # swap, lvm, md, zfs: why a block device is not free
     lock: Literal["", "reading", "writing"] = ""  # how other QEMUs use it
     locked_by: str = ""  # which, when that can be told: "the machine win7 (pid 77)"

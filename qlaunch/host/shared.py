@@ -39,7 +39,7 @@ class MakeSharedHandler:
 
     def apply(self, host: Host, step: MakeShared, captured: Captured) -> None:
         """Make it, all pages given. Raises HostError when there is no memory for it."""
-        if captured["there"]:
+        if captured["there"] or not step.ours:
             return
         path = _path(host, step)
         try:
@@ -70,6 +70,8 @@ class MakeSharedHandler:
         except FileNotFoundError:
             return None
         if found.st_ino != captured.get("ino", found.st_ino) or _unusable(found, step):
+            return None
+        if not step.ours and found.st_uid != step.uid:  # the path is the profile's: any user's word
             return None
         try:
             path.unlink()

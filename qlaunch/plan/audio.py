@@ -30,7 +30,7 @@ def plan_audio(draft: Draft) -> None:
     if audio.model in HD_AUDIO:
         draft.need(codec_of(audio), "audio.codec")
     if audio.model == "usb":
-        draft.wants_usb = draft.wants_usb or "audio.model"
+        draft.usb_place("audio", "audio", "audio.model")
     else:
         draft.place("audio", "audio", "audio", addr=audio.addr)
     backend, why = _automatic(draft) if audio.backend == "auto" else (

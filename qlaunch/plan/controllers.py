@@ -76,6 +76,12 @@ class Seats:
             index = _DISK_SLOTS - 1 - index if index < _DISK_SLOTS else index
         return Seat(Place(self._draft.bus, self._draft.slots.take("disk", index, key, addr)))
 
+    def usb(self, key: str, ident: str) -> Place:
+        """A port of the USB controller."""
+        kind = key.partition("[")[0]
+        index = self._count(kind, "usb")
+        return self._draft.usb_place(kind, ident, f"{key}.bus", index=index)
+
     def ata(self, drive: Disk | Cdrom, key: str) -> Seat:
         """A port of the chipset's SATA (IDE on pc) or of an AHCI controller of the profile."""
         draft, kind = self._draft, key.partition("[")[0]

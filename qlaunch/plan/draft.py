@@ -21,7 +21,7 @@ from qlaunch.plan.model import (
     PlannedPort,
 )
 from qlaunch.plan.paths import Paths, machine_paths
-from qlaunch.plan.slots import EXTRA_PORTS, FIRST_EXTRA, SlotMap, extra_port
+from qlaunch.plan.slots import BRIDGE, EXTRA_PORTS, FIRST_EXTRA, SlotMap, extra_port
 from qlaunch.plan.steps import Step
 from qlaunch.profile.profile import Profile
 from qlaunch.values import GuestSlot
@@ -55,6 +55,7 @@ class Draft:
         # The key of whoever is plugged into the bus usb.0.
         self.wants_usb = "machine.usb" if profile.machine.usb not in (None, "none") else ""
         self.wants_agent = ""  # the key that wants the SPICE agent's channel
+        self.usb_hub = ""  # the key of the first that is plugged into a hub of that bus
         self.wants_channel = ""  # the key of whoever is plugged into the bus channel.0
         self.locked = 0  # bytes of memory that count against RLIMIT_MEMLOCK beside the guest's
         self.share_memory = ""  # the key of whoever needs guest memory that its helper can map
@@ -85,29 +86,48 @@ class Draft:
     ) -> Place:
         """The place of the index-th device of a kind, kept in `places` as `ident`.
 
-        Kinds of `slots.EXTRA_PORTS` go on a root port of their own, all others on bus 0.
+        Kinds of `slots.EXTRA_PORTS` go on a root port of their own (on pc behind a bridge), all
+        others on bus 0.
         """
-        if kind in EXTRA_PORTS and addr is None and not self.is_pc:
-            where = Place(self.slots.extra_port(kind, index, key), GuestSlot("00.0"))
+        if kind in EXTRA_PORTS and addr is None:
+            where = Place(*self.slots.extra_place(kind, index, key))
         else:
             where = Place(self.bus, self.slots.take(kind, index, key, addr))
         self.places[ident] = where
         return where
 
+    def usb_place(self, kind: str, ident: str, key: str, *, index: int = 0) -> Place:
+        """The port of the index-th USB device of a kind, kept in `places` as `ident`."""
+        from qlaunch.plan.usbports import BUS, usb_port
+
+        self.wants_usb = self.wants_usb or key
+        self.places[ident] = where = Place(BUS, port=usb_port(self, kind, index, key))
+        return where
+
     def extra_ports(self) -> None:
-        """The root ports that `place` put devices on, after all families are placed."""
+        """What `place` put devices on, after all families are placed: root ports, or the bridge."""
         for addr in sorted(self.slots.extras):
+            if self.is_pc:
+                self._bridge(addr, self.slots.extras[addr])
+                continue
             slot, function = int(addr[:2], 16), int(addr[3:])
             number = FIRST_EXTRA + (slot << 3 | function)  # the same whatever else there is
             self.ports.append(
                 PlannedPort(
-                    id=extra_port(slot, function), type=self.era.extra_port,
+                    id=extra_port(addr), type=self.era.extra_port,
                     addr=self.slots.reserve(GuestSlot(addr), self.slots.extras[addr]),
                     chassis=number, port=number,
                     multifunction=function == 0,
                     why=f"rule: {self.slots.extras[addr]} is plugged into a port of its own",
                 )
             )
+
+    def _bridge(self, addr: str, key: str) -> None:
+        self.need("pci-bridge", key)
+        self.ports.append(PlannedPort(
+            id=BRIDGE, type="pci-bridge", addr=self.slots.reserve(GuestSlot(addr), key),
+            chassis=1, port=0, multifunction=False, why=f"rule: {key} is plugged into a bridge",
+        ))
 
     def need(self, device: str, key: str) -> None:
         """A QEMU device type that the machine has; one this QEMU lacks is a fault of `key`."""

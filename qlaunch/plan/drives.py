@@ -24,7 +24,6 @@ _DEVICES = {
     "virtio": "virtio-blk-pci", "nvme": "nvme", "scsi": "scsi-hd", "sata": "ide-hd",
     "ide": "ide-hd", "usb": "usb-storage",
 }
-USB_BUS = "usb.0"
 DIRECT = ("none", "directsync")  # cache modes that open the file with O_DIRECT
 
 
@@ -63,8 +62,7 @@ def _disk_seat(draft: Draft, seats: Seats, disk: Disk, key: str) -> Seat:
     if disk.bus == "scsi":
         return seats.scsi(disk, key)
     if disk.bus == "usb":
-        draft.wants_usb = draft.wants_usb or f"{key}.bus"
-        return Seat(Place(USB_BUS))
+        return Seat(seats.usb(key, f"disk{key[5:-1]}"))
     return seats.ata(disk, key)
 
 
@@ -73,9 +71,9 @@ def plan_cdrom(draft: Draft, seats: Seats, cdrom: Cdrom, number: int) -> Planned
     key, ident = f"cdrom[{number}]", f"cd{number}"
     device, via = "scsi-cd" if cdrom.bus in ("scsi", "usb") else "ide-cd", ""
     if cdrom.bus == "usb":
-        draft.wants_usb = draft.wants_usb or f"{key}.bus"
         draft.need("usb-bot", f"{key}.bus")
         via = f"{ident}usb"
+        seats.usb(key, via)
         seat = Seat(Place(f"{via}.0"), lun=0)
     else:
         seat = seats.scsi(cdrom, key) if cdrom.bus == "scsi" else seats.ata(cdrom, key)

@@ -77,6 +77,8 @@ def check_file(
         _locked(draft, file, where)
     else:
         _check_rights(draft, file, where, read_only, handed and opened_by_root(draft, file))
+        if file.written:
+            _changing(draft, file, where)
 
 
 def _missing_hint(path: str) -> str:
@@ -100,6 +102,18 @@ def _in_use(draft: Draft, file: HostFile, where: str, read_only: bool) -> None:
         draft.problem("the host uses this block device", where,
                       found=f"{file.path}: {file.in_use}",
                       hint=f"lsblk '{file.path}' shows what is on it; take that out of use first")
+
+
+def _changing(draft: Draft, file: HostFile, where: str) -> None:
+    """No harm to the host; but the guest keeps in its memory what the host has changed since."""
+    points = [point for point in file.mounted if point != "/"]
+    draft.problem(
+        "the host writes to a file system on this block device while the guest reads it: what the "
+        "guest sees does not fit together", where, severity="warning",
+        found=f"{file.path} on {', '.join(file.mounted)}",
+        hint=f"umount {' '.join(points)}; or a snapshot of it (LVM), or a copy"
+        if points == list(file.mounted) else "give the guest a snapshot of it (LVM), or a copy",
+    )
 
 
 def _check_rights(

@@ -25,20 +25,20 @@ _NODES = "ls -l /dev/input/by-id"
 def plan_inputs(draft: Draft) -> None:
     """The guest's devices in profile order, then what feeds them."""
     devices = []
-    virtio = 0
+    counts = {"usb": 0, "virtio": 0}
     for index, table in enumerate(draft.profile.input):
         device = DEVICES.get((bus_of(table), table.type or ""))
         if device is None:
             continue  # evdev alone, or PS/2, which is there
         key, ident = f"input[{index}].type", f"input{index}"
         draft.need(device, key)
-        if bus_of(table) == "usb":
-            draft.wants_usb = draft.wants_usb or key
-            devices.append(PlannedInput(id=ident, key=key, device=device))
-        else:
-            where = draft.place("input", ident, f"input[{index}]", index=virtio, addr=table.addr)
-            devices.append(PlannedInput(id=ident, key=key, device=device, place=where))
-            virtio += 1
+        bus = bus_of(table)
+        number = counts[bus]
+        counts[bus] += 1
+        where = draft.usb_place("input", ident, key, index=number) if bus == "usb" else (
+            draft.place("input", ident, f"input[{index}]", index=number, addr=table.addr)
+        )
+        devices.append(PlannedInput(id=ident, key=key, device=device, place=where))
     draft.decided["inputs"] = tuple(devices)
     draft.decided["evdevs"] = _evdevs(draft)
 

@@ -34,10 +34,11 @@ FIRST_FD = 100  # planned fd numbers start here, well above what Python has open
 
 
 class Place(Struct, frozen=True):
-    """Where a guest device is plugged in: bus id and slot on it."""
+    """Where a guest device is plugged in: bus id, and slot or USB port on it."""
 
     bus: str
     addr: GuestSlot | None = None
+    port: str | None = None  # "4", or "15.2" on a hub
 
 
 FdKind = Literal[
@@ -114,7 +115,7 @@ class PlannedDisk(Struct, frozen=True, kw_only=True):
 
 
 class PlannedPort(Struct, frozen=True, kw_only=True):
-    """A PCI Express root port."""
+    """A PCI Express root port, or the bridge of a pc machine."""
 
     id: str
     type: str
@@ -293,9 +294,5 @@ class Plan(Struct, frozen=True, kw_only=True):
     def needs_root(self) -> bool:
         """Whether any step or tap needs more than an ordinary user has."""
         taps = any(n.kind == "tap" and n.bridge and not n.bridge_helper for n in self.nics)
-        return bool(_for_root(self.steps) or self.root_for) or taps
-
-
-def _for_root(steps: tuple[Step, ...]) -> list[Step]:
-    """Steps that an ordinary user cannot carry out."""
-    return [step for step in steps if not isinstance(step, MakeShared | MakeCgroup)]
+        steps = any(not isinstance(step, MakeShared | MakeCgroup) for step in self.steps)
+        return steps or bool(self.root_for) or taps

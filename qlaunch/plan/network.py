@@ -155,8 +155,10 @@ def _check_tftp(draft: Draft, path: str, where: str) -> None:
     if found is not None and found.kind != "directory":
         draft.problem("not a directory", where, found=path, hint="name the directory of the files")
     elif found is not None and not found.readable:
+        from shlex import quote
+
         draft.problem("QEMU's account may not read this directory", where, found=path,
-                      hint=f"chmod o+rx {path}, and o+x what it is in")
+                      hint=f"chmod o+rx {quote(path)}, and o+x what it is in")
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -38,9 +38,11 @@ class PlannedShmem(Struct, frozen=True, kw_only=True):
 class PlannedUsbBus(Struct, frozen=True, kw_only=True):
     """The USB controller; its bus is usb.0."""
 
-    model: Literal["xhci", "ehci", "uhci"]
+    model: str  # "xhci", "ehci", "uhci"
     device: str  # QEMU device type
     why: str
+    hub: str = ""  # the port of a hub for slow devices
+    hub_why: str = ""
 
 
 class PlannedUsb(Struct, frozen=True, kw_only=True):
@@ -57,6 +59,7 @@ class PlannedUsb(Struct, frozen=True, kw_only=True):
     redirect: bool = False
     sought: bool = False  # nobody has looked, or it is missing: QEMU would look by itself
     lent: bool = False  # its nodes are opened by us, now and after a replug
+    place: Place | None = None  # None: which port it has nobody said (a run of an older qlaunch)
 
 
 class PlannedInput(Struct, frozen=True, kw_only=True):
@@ -65,7 +68,7 @@ class PlannedInput(Struct, frozen=True, kw_only=True):
     id: str
     key: str
     device: str  # QEMU device type
-    place: Place | None = None  # None: on usb.0
+    place: Place
 
 
 class PlannedEvdev(Struct, frozen=True, kw_only=True):

@@ -25,7 +25,8 @@ def plan_serials(draft: Draft) -> None:
         draft.need(device, f"{key}.bus")
         place: Place | None = None
         if serial.bus == "usb":
-            draft.wants_usb = draft.wants_usb or f"{key}.bus"
+            place = draft.usb_place("serial", f"serial{index}-usb", f"{key}.bus",
+                                    index=counts["usb"])
         elif serial.bus == "virtio":
             draft.wants_channel = draft.wants_channel or f"{key}.bus"
         elif serial.bus == "pci":

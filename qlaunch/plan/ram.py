@@ -15,9 +15,9 @@ from qlaunch.plan.draft import Draft
 from qlaunch.plan.files import check_output
 from qlaunch.plan.memory import page_size
 from qlaunch.plan.model import PinPlan
-from qlaunch.plan.steps import ReserveHugePages
+from qlaunch.plan.steps import MakeShared, ReserveHugePages
 from qlaunch.profile.memory import Memory, Numa
-from qlaunch.values import CpuSet, Size
+from qlaunch.values import CpuSet, HostPath, Size
 
 
 class PlannedBackend(Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ def plan_ram(draft: Draft, pins: PinPlan | None) -> MemoryPlan:
         prealloc=(memory.prealloc is not False or None) if page else memory.prealloc,
         why="; ".join(reasons),
     )
-    _check_path(draft, memory)
+    _check_path(draft, memory, share=bool(share))
     nodes = _guest_nodes(draft, whole)
     backends = tuple(backend for backend, _ in nodes) or (whole,) * bool(reasons)
     if page:
@@ -158,11 +158,21 @@ def _check_nodes(draft: Draft, nodes: CpuSet | None, where: str) -> None:
         )
 
 
-def _check_path(draft: Draft, memory: Memory) -> None:
-    """Where the memory file lies, or is to be made."""
+def _check_path(draft: Draft, memory: Memory, *, share: bool) -> None:
+    """Where the memory file lies, or is to be made. In a directory each backend makes one of its
+    own; of a file each maps the beginning (QEMU's `offset` came with 8.1)."""
     found = draft.facts.file(memory.path) if memory.path else None
-    if found is None or found.kind == "missing":
+    nodes = len(draft.profile.numa)
+    if found and found.kind in ("missing", "file") and share and nodes > 1:
+        draft.problem(
+            "the guest's nodes would be one and the same memory: each maps this file from its "
+            "beginning", "memory.path", found=f"{found.path}, and {nodes} [[numa]] nodes",
+            hint="name a directory, e.g. /dev/shm: each node has a file of its own there",
+        )
+    elif found is None or found.kind == "missing":
         check_output(draft, found, "memory.path", by_root=False)
+        if found is not None:
+            _remove_afterwards(draft, found.path)
     elif found.kind not in ("file", "directory"):
         draft.problem("this is neither a file nor a directory", "memory.path",
                       found=found.kind, hint="name a directory on tmpfs or hugetlbfs")
@@ -172,6 +182,17 @@ def _check_path(draft: Draft, memory: Memory) -> None:
             f"{who} may not write there", "memory.path", found=found.path,
             hint='give QEMU\'s account a directory of its own, or use backend = "memfd"',
         )
+
+
+def _remove_afterwards(draft: Draft, path: str) -> None:
+    """QEMU makes a file that is missing, and leaves it with all of the guest's memory in it
+    (file_ram_alloc removes only what it has made in a directory)."""
+    owner = draft.account or draft.facts.invoker
+    if owner:
+        draft.steps.append(MakeShared(
+            path=HostPath(path), size=draft.profile.machine.memory, uid=owner.uid,
+            gid=owner.gid, ours=False, why="memory.path",
+        ))
 
 
 def _check_bound(draft: Draft, backends: Sequence[PlannedBackend]) -> None:

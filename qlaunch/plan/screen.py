@@ -207,15 +207,14 @@ def _looking_glass(draft: Draft) -> None:
     display = draft.profile.display
     size = resolution(display.resolution)
     need = looking_glass_size(*size, display.hdr) if size else 0
-    index = max(1, len(draft.profile.shmem))  # the second place, whether the first is taken or not
     if display.kvmfr is None:
         share_memory(draft, "looking-glass", "display.resolution",
-                     f"{DIRECTORY}/{display.shared_file}", need or 32 * MIB, index=index)
+                     f"{DIRECTORY}/{display.shared_file}", need or 32 * MIB, kind="looking-glass")
         _check_client(draft)
         return
     region = _kvmfr(draft, display.kvmfr, need)
-    share_memory(draft, "looking-glass", "display.kvmfr", display.kvmfr, region, index=index,
-                 made=False)
+    share_memory(draft, "looking-glass", "display.kvmfr", display.kvmfr, region,
+                 kind="looking-glass", made=False)
 
 
 def _kvmfr(draft: Draft, path: str, need: int) -> int:

@@ -30,24 +30,40 @@ def _table(draft: Draft, index: int, table: Shmem) -> None:
 
 
 def share_memory(
-    draft: Draft, ident: str, key: str, path: str, size: int, *, index: int,
-    addr: GuestSlot | None = None, made: bool = True,
+    draft: Draft, ident: str, key: str, path: str, size: int, *, kind: str = "shmem",
+    index: int = 0, addr: GuestSlot | None = None, made: bool = True,
 ) -> PlannedShmem:
     """An ivshmem device `ident` over `path` (bytes: a power of two), with its backend.
 
-    `index` is its place among the kind "shmem". `made` is False for what is no file of ours (a
+    `index` is its place among the kind of device. `made` is False for what is no file of ours (a
     kvmfr device): then nothing is made and nothing removed.
     """
     draft.need(DEVICE, key)
     draft.locked += size
     if made:
+        _check_size(draft, key, size)
         draft.steps.append(_step(draft, key, path, size))
     planned = PlannedShmem(
         id=ident, key=key, path=path, size=size,
-        place=draft.place("shmem", ident, key, index=index, addr=addr),
+        place=draft.place(kind, ident, key, index=index, addr=addr),
     )
     draft.decided["shmems"] = (*draft.decided.get("shmems", ()), planned)
     return planned
+
+
+def _check_size(draft: Draft, key: str, size: int) -> None:
+    """All of it is taken at the start, beside the guest's own memory."""
+    ram = draft.facts.ram
+    if ram is None or size <= ram.available:
+        return
+    whose = "looking at the guest takes" if key.startswith("display") else "the guest shares"
+    draft.problem(
+        f"{whose} more memory than this host has" + " free" * (size < ram.total), key,
+        found=f"{size >> 20}M; {ram.available >> 20}M are free of {ram.total >> 20}M",
+        severity="error" if size >= ram.total else "warning",
+        hint="name the largest resolution that the guest will use, as 1920x1080"
+        if key.startswith("display") else "lower its size",
+    )
 
 
 def _step(draft: Draft, key: str, path: str, size: int) -> MakeShared:

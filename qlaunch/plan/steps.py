@@ -179,8 +179,11 @@ class MakeShared(_Step, frozen=True, kw_only=True, tag="make-shared"):
     uid: int
     gid: int
     mode: int = 0o600
+    ours: bool = True  # False: QEMU makes it, and leaves it there
 
     def __str__(self) -> str:
+        if not self.ours:
+            return f"have the memory file {self.path} removed when QEMU has ended"
         return f"make the shared memory {self.path} of {self.size >> 20} MiB"
 
 

@@ -14,10 +14,10 @@ from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import Place
 from qlaunch.plan.plugs import PlannedUsb, PlannedUsbBus
 from qlaunch.plan.steps import LendUsb
+from qlaunch.plan.usbports import HUBS, usb_model
 from qlaunch.profile.usb import Usb
 from qlaunch.values import GuestSlot
 
-BUS = "usb.0"
 COMPANIONS = (("usb-uhci1", 0), ("usb-uhci2", 2), ("usb-uhci3", 4))  # id, first port
 _LIST = "lsusb -t shows the ports, lsusb -v the serial numbers"
 
@@ -29,7 +29,7 @@ def plan_controller(draft: Draft) -> None:
         draft.problem("this is plugged into USB, and the machine has none", draft.wants_usb,
                       found='machine.usb = "none"', hint="drop that key: the era decides then")
         return
-    model = wanted or draft.era.usb
+    model = usb_model(draft)
     why = "machine.usb" if wanted else (
         f"{draft.wants_usb}; rule: {draft.profile.guest} guests have a driver for {model}"
     )
@@ -41,7 +41,12 @@ def plan_controller(draft: Draft) -> None:
     else:
         draft.place("usb", "usb", key)
     draft.need(device, key)
-    draft.decided["usb_bus"] = PlannedUsbBus(model=model, device=device, why=why)
+    if draft.usb_hub:
+        draft.need("usb-hub", draft.usb_hub)
+    draft.decided["usb_bus"] = PlannedUsbBus(
+        model=model, device=device, why=why, hub=HUBS[model] if draft.usb_hub else "",
+        hub_why=f"{draft.usb_hub}; rule: slow devices share a hub" if draft.usb_hub else "",
+    )
 
 
 def _ehci(draft: Draft, key: str) -> None:
@@ -60,7 +65,6 @@ def plan_usb(draft: Draft) -> None:
     devices = []
     for index, table in enumerate(draft.profile.usb):
         key = f"usb[{index}]"
-        draft.wants_usb = draft.wants_usb or key
         if table.redirect:
             devices.append(_redirect(draft, index, table))
             continue
@@ -82,7 +86,14 @@ def _redirect(draft: Draft, index: int, table: Usb) -> PlannedUsb:
         draft.problem("only SPICE viewers hand over USB devices", key,
                       found=f"display.type is {draft.decided.get('display')}",
                       hint='set display.type = "spice"')
-    return PlannedUsb(id=f"usbdev{index}", key=key, redirect=True, boot=table.boot)
+    return PlannedUsb(id=f"usbdev{index}", key=key, redirect=True, boot=table.boot,
+                      place=_place(draft, index, redirect=True))
+
+
+def _place(draft: Draft, index: int, *, redirect: bool = False) -> Place:
+    before = sum(table.redirect == redirect for table in draft.profile.usb[:index])
+    return draft.usb_place("redirect" if redirect else "usb", f"usbdev{index}", f"usb[{index}]",
+                           index=before)
 
 
 def _device(draft: Draft, index: int, table: Usb, found: UsbDevice | None) -> PlannedUsb:
@@ -97,7 +108,7 @@ def _device(draft: Draft, index: int, table: Usb, found: UsbDevice | None) -> Pl
         id=f"usbdev{index}", key=key, name=table.port or "", ident=ident,
         serial=table.serial or "", node=found.node if found else "", boot=table.boot,
         fd=draft.fd("file", found.node) if found and draft.account is not None else None,
-        lent=draft.account is not None,
+        lent=draft.account is not None, place=_place(draft, index),
         sought=draft.facts.usb is None or (found is None and not table.optional),
     )
 

@@ -48,7 +48,7 @@ def _check_cirrus(draft: Draft, key: str) -> None:
         draft.problem(
             "a vGPU behind a Cirrus card crashes the guest", f"{key}.addr",
             found=f"slot {own.addr}, Cirrus at {vga.addr}",
-            hint='give it a lower addr, or the machine another vga, or type = "q35"',
+            hint='give it a lower addr, or the machine another vga',
         )
 
 

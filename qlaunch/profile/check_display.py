@@ -39,6 +39,7 @@ CARDS_OF: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _GL_TYPES = ("auto", "gtk", "sdl", "spice", "vnc", "dbus", "egl-headless")
 _VNC_PORTS = (5900, 65535)
+_MAX_SIDE = 16384  # of a surface that Direct3D 11 and 12 can draw on
 _WHOLE_MIB = {"std": (1, 512), "qxl": (8, 512), "cirrus": (4, 16), "bochs": (4, 256)}
 
 
@@ -176,6 +177,12 @@ def check_looking_glass(profile: Profile) -> Iterator[Finding]:
         yield Finding(("display", "type"), Problem(
             "Looking Glass's memory depends on the resolution", allowed="resolution, or kvmfr",
             hint='resolution = "1920x1080", the largest that the guest will use'))
+    sides = re.findall("[0-9]+", display.resolution or "")
+    if any(int(side) > _MAX_SIDE for side in sides):
+        yield Finding(("display", "resolution"), Problem(
+            "no graphics card draws so large a picture", found=quote(display.resolution or ""),
+            allowed=f"up to {_MAX_SIDE} each way",
+            hint="the largest resolution that the guest will use: two such pictures are kept"))
     if display.kvmfr is not None and not re.fullmatch(r"/dev/kvmfr[0-9]{1,3}", display.kvmfr):
         yield Finding(("display", "kvmfr"), Problem(
             "this is no kvmfr device", found=quote(display.kvmfr), allowed='"/dev/kvmfr0"'))

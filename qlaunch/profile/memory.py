@@ -35,7 +35,9 @@ class Memory(Table, frozen=True):
     ] = None
     path: Annotated[
         HostPath | None,
-        Meta(description="File, or directory on tmpfs or hugetlbfs, for the file backend."),
+        Meta(description="File, or directory on tmpfs or hugetlbfs, for the file backend; a file "
+             "that was not there is removed at the end. Several [[numa]] nodes that are shared "
+             "take a directory."),
     ] = None
     share: Annotated[
         bool | None,

@@ -305,10 +305,12 @@ def test_a_run_brings_its_sockets_and_shared_memory_and_takes_them_away(
 ) -> None:
     vm = make(seconds="0")
     memory = Path(f"/dev/shm/qlaunch-test-{vm.name}")
+    ram = Path(f"{memory}-ram")
     vm.path.write_text(
         vm.path.read_text() + f'[agent]\n[[shmem]]\nname = "{memory.name}"\nsize = "1M"\n'
         '[[serial]]\ntype = "pty"\n[[input]]\ntype = "tablet"\n'
         '[[usb]]\ndevice = "ffff:ffff"\noptional = true\n'
+        f'[memory]\npath = "{ram}"\n'
     )
     started = qlaunch("run", str(vm.path), "--detach", "--set", f"qemu.binary={both_qemus}")
     assert started.returncode == 0, started.stderr
@@ -316,10 +318,12 @@ def test_a_run_brings_its_sockets_and_shared_memory_and_takes_them_away(
     assert info is not None and info.usbs[0]["ident"] == "ffff:ffff"
     owner = Path(f"/proc/{vm.qemu()}").stat().st_uid
     assert (memory.stat().st_uid, memory.stat().st_size) == (owner, 1 << 20)
+    assert ram.stat().st_uid == owner
     agent = Path(info.socket_dir, "agent.sock")
     with socket.socket(socket.AF_UNIX) as user:
         user.connect(str(agent))
     until(lambda: "serial1 is on /dev/pts/" in qlaunch("logs", vm.name).stdout, "no terminal")
     assert qlaunch("stop", "--now", vm.name).returncode == 0
     assert not memory.exists()
+    assert not ram.exists()
     assert not agent.exists()

@@ -70,8 +70,12 @@ def found(*paths: str) -> list[HostFile]:
 
 
 def refused(file: HostFile, more: str = "") -> list[str]:
+    return told(file, more, "error")
+
+
+def told(file: HostFile, more: str, severity: str = "warning") -> list[str]:
     plan = planned(f'[[disk]]\nfile = "{file.path}"\n{more}', host(files=(file,)))
-    return [line for line in said(plan) if line.startswith("disk[0].file")]
+    return [line for line in said(plan, severity) if line.startswith("disk[0].file")]
 
 
 def test_a_free_drive_and_its_partitions(loop: str) -> None:
@@ -101,8 +105,24 @@ def test_a_mounted_partition(loop: str, tmp_path: Path) -> None:
         assert refused(file) == [
             "disk[0].file: the host has this block device mounted; two writers destroy a file "
             "system"]
-        assert refused(file, "read_only = true\n") == []
+        for key in ("read_only", "throwaway"):
+            assert refused(file, f"{key} = true\n") == []
+            assert told(file, f"{key} = true\n") == [
+                "disk[0].file: the host writes to a file system on this block device while the "
+                "guest reads it: what the guest sees does not fit together"]
     assert refused(found(f"{loop}p2")[0]) == []
+
+
+def test_a_partition_that_is_mounted_to_be_read(loop: str, tmp_path: Path) -> None:
+    run("mkfs.ext4", "-q", f"{loop}p2")
+    run("mount", "-o", "ro", f"{loop}p2", str(tmp_path))
+    try:
+        whole, two = found(loop, f"{loop}p2")
+    finally:
+        run("umount", str(tmp_path))
+    for file in (whole, two):
+        assert (file.mounted, file.written) == ((str(tmp_path),), False)
+        assert told(file, "read_only = true\n") == []
 
 
 def test_swap(loop: str) -> None:

@@ -10,8 +10,7 @@ from msgspec.structs import replace
 from qlaunch.argv.render import plan_options, render_argv
 from qlaunch.errors import Problem
 from qlaunch.facts.desktop_model import Desktop, RenderNode
-from qlaunch.facts.model import HostFacts, HostFile, QemuBinary
-from qlaunch.plan.display import VGA
+from qlaunch.facts.model import HostFacts, HostFile, QemuBinary, Ram
 from qlaunch.plan.make import make_plan
 from qlaunch.plan.model import Plan
 from qlaunch.plan.packages import PACKAGES, install_hint
@@ -292,9 +291,7 @@ def test_shared_pictures_need_a_kernel_and_a_qemu_for_them() -> None:
 
 
 def test_every_part_that_can_be_lacking_has_its_packages() -> None:
-    """What is in no package of its own is in the one with QEMU itself."""
-    built_in = {"VGA", "cirrus-vga", "ramfb", "bochs-display"}
-    assert {VGA[v] for v in VGA} - built_in <= set(PACKAGES)
+    """Devices are in test_packages.py."""
     kinds = choices(Display, "type") - {"none", "auto", "vnc", "looking-glass"}
     assert {f"display {kind}" for kind in kinds} <= set(PACKAGES)
     backends = {{"pulse": "pa"}.get(b, b) for b in choices(Audio, "backend")} - {"auto", "none"}
@@ -417,6 +414,33 @@ def test_looking_glass() -> None:
     assert said(beside) == []
     assert there in option(beside, "-device")  # it has not moved
     assert "mem-path=/dev/shm/lg2" in str(option(beside, "-object"))
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "severity"), [(128, 60, "error"), (129, 127, "warning"), (512, 128, "")]
+)
+def test_its_memory_is_the_hosts(total: int, free: int, severity: str) -> None:
+    ram = Ram(total=total * MIB, available=free * MIB)
+    text = ('[machine]\nmemory = "16M"\n'
+            '[display]\ntype = "looking-glass"\nresolution = "3840x2160"\n')
+    plan = planned(text, replace(facts(), ram=ram))
+    found = [(p.severity, p.where, p.message) for p in plan.problems]
+    assert found == [(
+        severity, "display.resolution", "looking at the guest takes more memory than this host has"
+        + " free" * (severity == "warning"))] * bool(severity)
+    shared = planned('[machine]\nmemory = "16M"\n[[shmem]]\nname = "x"\nsize = "128M"\n',
+                     replace(facts(), ram=ram))
+    assert [(p.severity, p.where) for p in shared.problems] == [
+        (severity, "shmem[0]")] * bool(severity)
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_looking_glass_and_shared_memory_have_places(index: int) -> None:
+    text = '[display]\ntype = "looking-glass"\nresolution = "2560x1440"\n'
+    tables = "".join(f'[[shmem]]\nname = "m{n}"\nsize = "1M"\n' for n in range(index))
+    plan = planned(text + tables, facts())
+    assert said(plan) == []
+    assert len({s.place for s in plan.shmems}) == index + 1
 
 
 def test_its_memory_is_locked_with_the_guests() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import msgspec
 import pytest
 
@@ -354,6 +356,14 @@ def test_user_mode_and_the_card_as_qemu_reads_them() -> None:
     assert card.endswith(",id=net0,romfile=,host_mtu=9000,rx_queue_size=1024")
     e1000 = words('[[net]]\nmodel = "e1000"\nbridge = "br0"\nmtu = 9000\n')[-1]
     assert "mtu" not in e1000
+
+
+def test_the_hint_for_tftp_can_be_pasted() -> None:
+    path = "/srv/it's $HOME"
+    files = (HostFile(path=path, kind="directory", readable=False),)
+    plan = planned(f'[[net]]\nuser = {{ tftp = "{path}" }}\n', host(files=files))
+    (problem,) = plan.problems
+    assert shlex.split(problem.hint.partition(", ")[0]) == ["chmod", "o+rx", path]
 
 
 @pytest.mark.parametrize(

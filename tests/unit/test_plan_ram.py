@@ -13,7 +13,7 @@ from qlaunch.facts.model import Cpu, HostFile, HugePages, MemoryNode, Ram
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.memory import plan_memory
 from qlaunch.plan.model import Plan
-from qlaunch.plan.steps import ReserveHugePages
+from qlaunch.plan.steps import MakeShared, ReserveHugePages
 from tests.fake.plans import ROOT, host, planned, profile, said
 
 GIB = 1 << 30
@@ -191,3 +191,37 @@ def test_where_the_memory_file_lies(kind: Any, writable: bool, message: str) -> 
     )
     plan = planned(HEAD + '[memory]\npath = "/x"\n', host(files=files, invoker=ROOT))
     assert said(plan) == ([f"memory.path: {message}"] if message else [])
+
+
+TWO = '[[numa]]\nmemory = "32M"\ncpus = 0\n[[numa]]\nmemory = "32M"\ncpus = 1\n'
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind", "aliased"),
+    [
+        ("share = true\n", "file", True), ("share = true\n", "missing", True),
+        ("share = true\n", "directory", False), ("", "file", False), ("", "missing", False),
+        ('[[share]]\npath = "/h"\ntag = "h"\n', "file", True),  # virtiofs wants it shared
+    ],
+)
+def test_nodes_do_not_share_one_file(keys: str, kind: Any, aliased: bool) -> None:
+    files = (HostFile(path="/x", kind=kind), HostFile(path="/dev/kvm", kind="char"))
+    text = HEAD + f'[memory]\npath = "/x"\n{keys}' + TWO
+    plan = planned(text, host(files=files, invoker=ROOT))
+    assert [line.partition(",")[0] for line in said(plan)] == [
+        "memory.path: the guest's nodes would be one and the same memory: each maps this file from "
+        "its beginning"] * aliased
+    if aliased:
+        assert "a directory" in plan.problems[0].hint
+    one = planned(HEAD + f'[memory]\npath = "/x"\n{keys}', host(files=files, invoker=ROOT))
+    assert said(one) == []
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "directory"])
+def test_a_memory_file_that_qemu_makes_goes_with_the_machine(kind: Any) -> None:
+    files = (HostFile(path="/x", kind=kind), HostFile(path="/dev/kvm", kind="char"))
+    plan = planned(HEAD + '[memory]\npath = "/x"\n', host(files=files, invoker=ROOT))
+    made = [step for step in plan.steps if isinstance(step, MakeShared)]
+    assert [(s.path, s.size, s.uid, s.ours) for s in made] == [
+        ("/x", 64 << 20, ROOT.uid, False)] * (kind == "missing")
+    assert not plan.needs_root

@@ -77,6 +77,8 @@ FAULTS = {
         "error: display.shared_file: expected a file's name (letters, digits, . _ -, at most 64)",
     'vga = "std"\nvga_memory = "24M"':
         "error: display.vga_memory: a std card cannot have this much",
+    'type = "looking-glass"\nresolution = "99999x99999"':
+        "error: display.resolution: no graphics card draws so large a picture",
     'vga = "bochs"\nresolution = "16000x16000"':
         "error: display.resolution: a bochs card has no memory for this",
     'vga = "cirrus"\nvga_memory = "64M"':

@@ -73,7 +73,7 @@ def test_a_device_is_opened_for_qemu_and_lent(tree: UsbTree) -> None:
     plan = usb_plan(tree, '[[usb]]\ndevice = "046D:C52B"\n')
     assert said(plan) == []
     fd = plan.fd("file", "/dev/bus/usb/001/001")
-    assert devices(plan) == [f"usb-host,id=usbdev0,bus=usb.0,hostdevice=/dev/fdset/{fd}"]
+    assert devices(plan) == [f"usb-host,id=usbdev0,bus=usb.0,port=9,hostdevice=/dev/fdset/{fd}"]
     assert f"fd={fd},set={fd},opaque=/dev/bus/usb/001/001" in render_argv(plan)
     assert plan.steps == (LendUsb(id=DONGLE, why="usb[0]"),)
 
@@ -87,7 +87,7 @@ def test_who_may_open_it_needs_no_root(tree: UsbTree) -> None:
     plan = usb_plan(tree, text, root=False)
     assert (plan.steps, plan.account) == ((), None)
     assert devices(plan) == [
-        "usb-host,id=usbdev0,bus=usb.0,hostdevice=/dev/bus/usb/001/001"]
+        "usb-host,id=usbdev0,bus=usb.0,port=9,hostdevice=/dev/bus/usb/001/001"]
     node.chmod(0o644)
     plan = usb_plan(tree, text, root=False)
     assert plan.needs_root and plan.account is not None
@@ -296,7 +296,8 @@ def test_a_device_is_followed_and_twins_are_not_guessed(tree: UsbTree) -> None:
     tree.unplug("1-4")
     assert found.find(first) == "/dev/bus/usb/001/002"
     assert found.device("/dev/fdset/7") == {
-        "driver": "usb-host", "id": "usbdev0", "bus": "usb.0", "hostdevice": "/dev/fdset/7"}
+        "driver": "usb-host", "id": "usbdev0", "bus": "usb.0", "port": "9",
+        "hostdevice": "/dev/fdset/7"}
 
 
 # -- shared memory, vsock ------------------------------------------------------------------------
@@ -328,6 +329,29 @@ def test_shared_memory_comes_and_goes(tmp_path: Path) -> None:
     file.symlink_to("/etc/passwd")
     with pytest.raises(HostError, match="no regular file"):
         handler.capture(kernel.host(), step)
+
+
+def test_memory_that_qemu_makes_is_only_removed(tmp_path: Path) -> None:
+    kernel, file = FakeKernel(tmp_path), tmp_path / "dev/shm/x"
+    file.parent.mkdir(parents=True)
+    step = MakeShared(path=HostPath("/dev/shm/x"), size=1 << 20, uid=os.geteuid(),
+                      gid=os.getegid(), ours=False)
+    handler, host_ = MakeSharedHandler(), kernel.host()
+    captured = handler.capture(host_, step)
+    handler.apply(host_, step, captured)
+    assert not file.exists()
+    handler.undo(host_, step, captured)  # QEMU had not come that far
+    file.write_bytes(bytes(1 << 20))
+    other = msgspec.structs.replace(step, uid=os.geteuid() + 1)
+    handler.undo(host_, other, captured)
+    assert file.exists()  # somebody else's by now
+    handler.undo(host_, step, captured)
+    assert not file.exists()
+    file.write_bytes(bytes(1 << 20))
+    captured = handler.capture(host_, step)
+    handler.apply(host_, step, captured)
+    handler.undo(host_, step, captured)
+    assert file.exists()  # it was there before
 
 
 def test_vsock_addresses_in_use(tree: UsbTree) -> None:
