@@ -30,6 +30,7 @@ class FakeKernel(KernelTree):
 
     before_write: Callable[[str, str], None] | None = None
     after_write: Callable[[str, str], None] | None = None
+    amid_write: Callable[[str, str], None] | None = None  # when half of it is to be seen
 
     def host(self, **changes: Any) -> Host:
         """A Host that lives here; short deadlines."""
@@ -115,6 +116,11 @@ class FakeKernel(KernelTree):
         while not ready() and time.monotonic() < end:
             time.sleep(0.01)
 
+    def amid(self, path: Path) -> None:
+        """In the middle of a write."""
+        if self.amid_write:
+            self.amid_write(str(path.relative_to(self.root)), "")
+
     def _store(self, path: Path, text: str) -> None:
         store = {
             "driver_override": self._store_override, "bind": self._store_bind,
@@ -145,6 +151,7 @@ class FakeKernel(KernelTree):
             raise OSError(errno.ENODEV, "No such device", str(path))
         if self.driver_of(address):
             raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        self.amid(path)
         self._probe(driver, address, path)
 
     def _store_unbind(self, path: Path, text: str) -> None:

@@ -163,6 +163,21 @@ class TestMediatedDevices:
         with pytest.raises(StuckError):
             undo(host, MAKE, captured)
 
+    def test_one_that_is_being_made_is_neither_removed_nor_given_up(
+        self, kernel: VgpuKernel
+    ) -> None:
+        """A `remove` that comes too early fails, and cannot be written again."""
+        host = kernel.host()
+        captured = begin(host, MAKE)
+        link = kernel.root / "sys/bus/mdev/devices" / UUID / "mdev_type"
+        kind = link.readlink()
+        link.unlink()
+        with pytest.raises(HostError, match="still making or removing"):
+            undo(host, MAKE, captured)
+        assert not any("remove" in line for line in kernel.log())
+        link.symlink_to(kind)
+        assert undo(host, MAKE, captured) == f"the mediated device {UUID} is removed"
+
     def test_nvidia_may_remove_its_own(self, kernel: VgpuKernel) -> None:
         """Its driver does so when QEMU ends; a write that comes first fails on some versions."""
         kernel.add_device("0000:41:00.4", ids="10de:26b1", driver="nvidia", group=9)
