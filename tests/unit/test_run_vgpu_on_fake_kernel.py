@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from qlaunch import children
 from qlaunch.errors import HostError, NotRestoredError
+from qlaunch.facts.pci import match_variant
+from qlaunch.facts.vgpu_model import Sriov, VgpuFacts
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.plan.steps import (
     CreateMdev,
@@ -29,6 +32,7 @@ from qlaunch.values import PciAddress, PciId
 from tests.fake.failing import each_write_fails
 from tests.fake.kernel_tree import HANG, Fault, snapshot
 from tests.fake.kernel_vgpu import VgpuKernel
+from tests.fake.plans import VGA, device, host, planned
 from tests.fake.scripted import MemoryLog
 from tests.unit.test_run_on_fake_kernel import (
     Killer,
@@ -204,6 +208,39 @@ def test_somebodys_device_of_that_uuid_stays_when_the_undo_is_cut_short(
         engine = Engine.resume(kernel.host(), MemoryLog(), HANDLERS, log.records[:cut])
         assert engine.undo_all().left == ()
         assert kernel.mdevs() == [FOREIGN, UUID]
+
+
+@pytest.mark.parametrize("kind", ["pci", "vgpu"])
+def test_a_variant_driver_of_another_name_than_its_module_at_the_first_start(
+    kernel: VgpuKernel, kind: str
+) -> None:
+    """modules.alias has the module's name only; the driver's shows once it is loaded."""
+    kernel.variants = {"xe_vfio_pci": "xe-vfio-pci"}
+    name = match_variant(
+        str(kernel.root), (("v00008086d*", "xe_vfio_pci"),), "pci:v00008086d000056C0sv0sd0bc03"
+    )
+    assert name == ("xe_vfio_pci", "xe_vfio_pci")
+    if kind == "pci":
+        card = device("05:00.0", "8086:56c0", VGA, group=9, driver="xe", vfio_driver=name.driver,
+                      vfio_module=name.module)
+        steps = planned('[[pci]]\ndevice = "05:00.0"\n', host(card)).steps
+        kernel.add_device("0000:05:00.0", ids="8086:56c0", driver="xe", group=9)
+        taken = PciAddress("0000:05:00.0")
+    else:
+        card = device("03:00.0", "1b36:0010", VGA, group=3, driver="nvme", sriov_total=2)
+        sriov = Sriov(address=NVME, offset=1, vf_id=PciId("1b36:0010"), vfio_driver=name.driver,
+                      vfio_module=name.module)
+        facts = replace(host(card), vgpu=VgpuFacts(sriov=(sriov,)))
+        steps = planned('[[vgpu]]\nkind = "vf"\nparent = "03:00.0"\n', facts).steps
+        taken = FIRST
+    work: list[Step] = [s for s in steps if isinstance(s, LoadModule | EnableVfs)]
+    work += [replace(s, subsystem=None) for s in steps if isinstance(s, TakeDevice)]
+    log = MemoryLog()
+    Engine(kernel.host(), log, HANDLERS).apply(work)
+    assert kernel.driver_of(taken) == "xe-vfio-pci"
+    outcome = Engine.resume(kernel.host(), MemoryLog(), HANDLERS, log.records).undo_all()
+    assert outcome.left == ()
+    assert kernel.driver_of(taken) == ("xe" if kind == "pci" else None)
 
 
 @pytest.mark.parametrize("rounds", [10, pytest.param(50, marks=pytest.mark.nightly)])
