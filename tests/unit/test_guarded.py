@@ -111,9 +111,11 @@ def test_a_child_whose_parent_has_died_does_not_begin(
             while os.getppid() == parent:
                 time.sleep(0.001)
 
-        monkeypatch.setattr(children, "let_go", dies)
-        guarded((tmp_path / "done").touch, "unbind")
-        os._exit(1)
+        try:
+            monkeypatch.setattr(children, "let_go", dies)
+            guarded((tmp_path / "done").touch, "unbind")
+        finally:
+            os._exit(1)
     os.close(writer)
     assert os.WIFSIGNALED(os.waitpid(launcher, 0)[1])
     assert os.read(reader, 1) == b""  # all who had the other end are gone

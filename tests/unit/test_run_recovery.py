@@ -102,6 +102,33 @@ def test_the_supervisor_is_whoever_holds_the_lock(runtime: Path) -> None:
     assert find_supervisor(str(runtime)) is None  # the number in the file is stale
 
 
+def test_a_dead_launchers_child_is_no_supervisor(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was just forked, and lets go of all it was given in a moment."""
+    monkeypatch.setattr("qlaunch.run.info.LOOKING", 60.0)
+    asked = runtime / "asked"
+    launcher = os.fork()
+    if launcher == 0:
+        try:
+            if try_supervise(str(runtime)) is not None and os.fork() == 0:
+                wait_for(asked)
+        finally:
+            os._exit(0)
+    os.waitpid(launcher, 0)
+    assert is_locked(f"{runtime}/supervisor")
+    looked = find_supervisor
+
+    def look(path: str) -> int | None:
+        asked.touch()
+        return looked(path)
+
+    monkeypatch.setattr("qlaunch.run.info.find_supervisor", look)
+    fd = try_supervise(str(runtime))
+    assert fd is not None
+    os.close(fd)
+
+
 def test_a_look_at_a_lock_does_not_refuse_it_to_others(runtime: Path) -> None:
     path = f"{runtime}/{LOCK}"
     looker = subprocess.Popen([
