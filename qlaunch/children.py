@@ -227,22 +227,21 @@ def guarded(
     action: Callable[[], str | None],
     what: str,
     *,
-    deadline: float = DEADLINE,
-    on_wait: OnWait | None = None,
+    deadline: float = DEADLINE, on_wait: OnWait | None = None, keep: int = -1,
 ) -> str:
     """Do `action` in a forked child and return its text; its OSError is raised here as one.
 
     `on_wait(what, seconds)` is called after a second, and every 10 s. After the deadline StuckError
     is raised and the child is left alone: a second write or a kill would only add to what hangs.
     Signals wait until the call has returned, because an undo that began meanwhile would be that
-    second write. The child keeps no fd of ours: a lock or a VFIO group that it held for ever would
-    look like life.
+    second write. The child has no fd of ours but `keep`: a lock or a VFIO group that it held for
+    ever would look like life. One that finds us dead before it begins does nothing.
     """
     with held_signals():
         reader, writer = os.pipe()
-        pid = os.fork()
+        ours, pid = os.getpid(), os.fork()
         if pid == 0:
-            _child(action, writer)
+            _child(action, ours, writer, keep)
         os.close(writer)
         try:
             reply = _wait(reader, what, deadline, on_wait)
@@ -259,11 +258,13 @@ def guarded(
     return text
 
 
-def _child(action: Callable[[], str | None], writer: int) -> NoReturn:
+def _child(action: Callable[[], str | None], parent: int, writer: int, keep: int) -> NoReturn:
     try:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
-        let_go(writer)
+        let_go(writer, keep)
+        if os.getppid() != parent:
+            os._exit(0)  # nobody would take it back
         reply = f"ok {action() or ''}"
     except OSError as error:
         reply = f"errno {error.errno or errno.EIO} {error.filename or ''}"
@@ -277,8 +278,8 @@ def _child(action: Callable[[], str | None], writer: int) -> NoReturn:
         os._exit(0)
 
 
-def let_go(keep: int) -> None:
-    """In a forked child: close every fd but `keep` (CLOEXEC waits for an exec); 0-2 to /dev/null.
+def let_go(*keep: int) -> None:
+    """In a forked child: close every fd but these (CLOEXEC waits for an exec); 0-2 to /dev/null.
 
     A lock, a VFIO group or a pipe to our reader must not outlive us in a child that hangs.
     """
@@ -286,7 +287,7 @@ def let_go(keep: int) -> None:
     for number in (0, 1, 2):
         os.dup2(null, number)
     for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if number > 2 and number != keep:
+        if number > 2 and number not in keep:
             with suppress(OSError):  # the listing's own fd is gone by now
                 os.close(number)
 

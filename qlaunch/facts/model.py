@@ -113,6 +113,7 @@ class PciDevice(Struct, frozen=True, kw_only=True):
     modalias: str = ""
     nodes: tuple[str, ...] = ()  # /dev nodes it carries: dri/card0, snd/pcmC0D0p, nvme0n1, …
     vfio_driver: str = "vfio-pci"  # what modules.alias names as its variant driver, or vfio-pci
+    vfio_module: str = ""  # a variant driver's, which names the driver only once it is loaded
     holders: tuple[Holder, ...] | None = None  # None: not looked for
 
     @property

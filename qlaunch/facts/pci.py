@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from qlaunch.facts.model import PciDevice
 from qlaunch.facts.nodes import find_nodes
@@ -28,6 +29,13 @@ _PCI_HEADER_TYPE = 0x0E  # include/uapi/linux/pci_regs.h
 _ALIAS = b"alias vfio_pci:"
 
 Variants = tuple[tuple[str, str], ...]  # (modalias pattern without its bus, module)
+
+
+class Variant(NamedTuple):
+    """A VFIO driver and, unless it is vfio-pci, its module."""
+
+    driver: str = "vfio-pci"
+    module: str = ""
 
 
 def read_pci(root: Path = Path("/"), *, release: str = "") -> tuple[PciDevice, ...]:
@@ -95,6 +103,7 @@ class _Function:
         group = self._link("iommu_group")
         physfn = self._link("physfn")
         modalias = self.event.get("MODALIAS") or self._text("modalias") or ""
+        variant = match_variant(self.base, variants, modalias)
         return PciDevice(
             address=PciAddress(self.name),
             id=ident,
@@ -116,7 +125,8 @@ class _Function:
             slot=slots.get(self.name.partition(".")[0]),
             modalias=modalias,
             nodes=self._nodes(driver),
-            vfio_driver=match_variant(self.base, variants, modalias),
+            vfio_driver=variant.driver,
+            vfio_module=variant.module,
         )
 
     def _text(self, name: str) -> str | None:
@@ -216,21 +226,25 @@ def read_variants(root: Path, release: str) -> Variants:
     return tuple(found)
 
 
-def match_variant(base: str, variants: Variants, modalias: str) -> str:
-    """The driver of the matching pattern with the fewest wildcards, or "vfio-pci"."""
+def match_variant(base: str, variants: Variants, modalias: str) -> Variant:
+    """The driver of the matching pattern with the fewest wildcards, or vfio-pci.
+
+    modules.alias names its module. The driver may have another name (xe_vfio_pci's is
+    "xe-vfio-pci"), which shows once the module is loaded; until then the module's stands for it.
+    """
     if not variants or not modalias.startswith("pci:"):
-        return "vfio-pci"
+        return Variant()
     from fnmatch import fnmatchcase
 
     name = modalias.removeprefix("pci:")
     fitting = [(p.count("*"), module) for p, module in variants if fnmatchcase(name, p)]
     if not fitting:
-        return "vfio-pci"
+        return Variant()
     module = min(fitting)[1]
     for entry in list_names(f"{base}/sys/module/{module}/drivers"):  # "pci:mlx5_vfio_pci"
         if entry.startswith("pci:"):
-            return entry.removeprefix("pci:")
-    return module
+            return Variant(entry.removeprefix("pci:"), module)
+    return Variant(module, module)
 
 
 def _address(name: str | None) -> PciAddress | None:

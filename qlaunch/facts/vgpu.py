@@ -155,12 +155,12 @@ def _sriov(base: str, variants: Variants, name: str) -> Sriov | None:
         return None
     vendor = read_number(f"{path}/vendor", base=0) or 0
     device = read_number(f"{path}/sriov_vf_device", base=16)
+    variant = match_variant(base, variants, _vf_alias(path, device) if variants else "")
     return Sriov(
         address=PciAddress(name), offset=read_number(f"{path}/sriov_offset") or 0,
         stride=read_number(f"{path}/sriov_stride") or 0,
         vf_id=_pci_id(vendor, device),
-        vfio_driver=match_variant(base, variants, _vf_alias(path, device)) if variants else
-        "vfio-pci",
+        vfio_driver=variant.driver, vfio_module=variant.module,
     )
 
 

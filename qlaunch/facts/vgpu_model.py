@@ -49,6 +49,7 @@ class Sriov(Struct, frozen=True, kw_only=True):
     stride: int = 1
     vf_id: PciId | None = None
     vfio_driver: str = "vfio-pci"  # what modules.alias names for them
+    vfio_module: str = ""  # see PciDevice
 
 
 class NvidiaType(Struct, frozen=True):

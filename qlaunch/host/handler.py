@@ -3,10 +3,12 @@
 `capture` reads what is there now and changes nothing; its answer is written to the journal before
 `apply`. `apply` changes, reads back and verifies, raising HostError (or StuckError) when the host
 does not show what was asked; it may add to `captured` what only it could know (pages really
-given, a node that was not there before), and the journal keeps that with "applied". `undo`
-restores what was captured, never a constant; it is idempotent, copes with a step that was applied
-half way or not at all (then without what `apply` would have added), and returns a sentence for the
-report ("0000:01:00.0 is back on amdgpu") or None when there is nothing to tell.
+given, a node that was not there before), and the journal keeps that with "applied"; and it may
+correct what `capture` had read (somebody has made a device of that name since), which the journal
+keeps for good, even when `apply` fails. `undo` restores what was captured, never a constant; it is
+idempotent, copes with a step that was applied half way or not at all (then without what `apply`
+would have added), and returns a sentence for the report ("0000:01:00.0 is back on amdgpu") or None
+when there is nothing to tell.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ class Host(Struct, frozen=True, kw_only=True):
     settle: float = 5.0  # how long a node may take to appear, or its last user to let go
     on_wait: Callable[[str, float], None] | None = None
     door: Door | None = None  # None: the real kernel
+    journal: str = ""  # who writes to the kernel shares the lock of this file: see host/writers.py
     net: Net | None = None  # None: pyroute2 in this process
 
     def path(self, relative: str) -> Path:

@@ -41,7 +41,7 @@ HANDLERS: Handlers = {
     steps.SetVgpuType: _Late("qlaunch.host.nvidia:SetVgpuTypeHandler"),
     steps.TakeDevice: _Late("qlaunch.host.pci:TakeDeviceHandler"),
     steps.ResetDevices: _Late("qlaunch.host.reset:ResetDevicesHandler"),
-    steps.HoldPower: _Late("qlaunch.host.pci:HoldPowerHandler"),
+    steps.HoldPower: _Late("qlaunch.host.power:HoldPowerHandler"),
     steps.OwnNode: _Late("qlaunch.host.nodes:OwnNodeHandler"),
     steps.OwnGroup: _Late("qlaunch.host.nodes:OwnGroupHandler"),
     steps.MakeBridge: _Late("qlaunch.host.net:MakeBridgeHandler"),

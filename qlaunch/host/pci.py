@@ -1,4 +1,4 @@
-"""Taking a PCI function to VFIO and giving it back; keeping it out of D3cold.
+"""Taking a PCI function to VFIO and giving it back.
 
 The success of a sysfs write proves nothing (`drivers_probe` says 0 when nothing was bound), so the
 `driver` link is read back every time. `bind` is written rather than `drivers_probe` because it
@@ -15,7 +15,7 @@ from qlaunch.errors import KERNEL_LOG, HostError, Problem, StuckError
 from qlaunch.host import console, device, rebar, sysfs
 from qlaunch.host.carried import check_carried, read_kinds
 from qlaunch.host.handler import Captured, Host
-from qlaunch.plan.steps import HoldPower, TakeDevice
+from qlaunch.plan.steps import TakeDevice
 from qlaunch.values import PciAddress
 
 _BIND_HINTS = {
@@ -32,37 +32,40 @@ class TakeDeviceHandler:
 
     def capture(self, host: Host, step: TakeDevice) -> Captured:
         """Identity, driver, override, runtime power control, group, and the kinds of nodes that
-        the device carries. HostError when it is gone."""
+        the device carries; a variant driver's own name. HostError when it is gone."""
         kinds = read_kinds(host, step.address)
         state = {**device.read_state(host, step.address), "kinds": kinds}
+        if step.module:
+            state["vfio"] = _named_by_module(host, step)
         if step.console:
             state["console"] = console.capture(host, step.address)
         return {**state, **rebar.capture(host, step)} if step.rebar else state
 
     def apply(self, host: Host, step: TakeDevice, captured: Captured) -> None:
-        """Bind the device to `step.driver`; a device that sits there already is kept.
+        """Bind the device to its VFIO driver; a device that sits there already is kept.
 
         Raises HostError when another device answers at the address, when the driver is not
         loaded (nothing was changed in both cases), or with the kernel's reason; StuckError when
         a write did not return.
         """
         _check_identity(host, step.address, step.id, step.subsystem)
-        if captured["driver"] == step.driver:
+        driver = captured.get("vfio", step.driver)
+        if captured["driver"] == driver:
             if not step.rebar:
                 return
             _check_returnable(host, step.address, captured["group"])
-        if not _driver_file(host, step.driver, "bind").exists():
+        if not _driver_file(host, driver, "bind").exists():
             raise HostError(
-                Problem(f"the driver {step.driver} is not loaded", where=step.address,
-                        hint=f"modprobe {step.driver}")
+                Problem(f"the driver {driver} is not loaded", where=step.address,
+                        hint=f"modprobe {step.module or driver}")
             )
         device.check_no_functions(host, step.address)
         if step.console:
             console.release(host, step.address, captured["console"])
-        set_override(host, step.address, step.driver)
+        set_override(host, step.address, driver)
         _unbind(host, step.address)
         rebar.apply(host, step, captured)
-        _bind(host, step.address, step.driver)
+        _bind(host, step.address, driver)
 
     def undo(self, host: Host, step: TakeDevice, captured: Captured) -> str | None:
         """Give the device to the driver it had, or to `step.return_to`.
@@ -72,21 +75,22 @@ class TakeDeviceHandler:
         did not return. A device that somebody else gave to a third driver is left there.
         """
         address, before = step.address, captured["driver"]
+        driver = captured.get("vfio", step.driver)
         if device.is_switched_off(host, address, captured.get("physfn")):
             return f"{address} is gone: somebody switched the virtual functions off"
         _check_identity(host, address, captured["id"], captured["subsystem"])
         now = device.read_state(host, address)
-        if now["driver"] == step.driver:
-            told = step.return_to in (step.driver, "vfio-pci") and ", as the profile says"
-            told = told or (before == step.driver and step.return_to == "auto" and ", as before")
+        if now["driver"] == driver:
+            told = step.return_to in (driver, "vfio-pci") and ", as the profile says"
+            told = told or (before == driver and step.return_to == "auto" and ", as before")
             if not told or rebar.is_changed(host, address, captured):
                 _check_returnable(host, address, now["group"])
             if told:
-                _resize_back(host, address, step.driver, captured)
-                return f"{address} stays on {step.driver}{told}"
-        named = step.return_to not in ("auto", step.driver, "vfio-pci")
+                _resize_back(host, address, driver, captured)
+                return f"{address} stays on {driver}{told}"
+        named = step.return_to not in ("auto", driver, "vfio-pci")
         target = step.return_to if named else before
-        if now["driver"] in (None, step.driver, target):
+        if now["driver"] in (None, driver, target):
             _give_back(host, address, target, captured)
             end = "without a driver, as before" if target is None else f"back on {target}"
         else:
@@ -100,43 +104,12 @@ class TakeDeviceHandler:
         return f"{address} is {end}"
 
 
-class HoldPowerHandler:
-    """d3cold_allowed = 0 while the guest may have the device."""
-
-    def capture(self, host: Host, step: HoldPower) -> Captured:
-        """The file's text; None where the kernel has no such file."""
-        return {"d3cold_allowed": self._read(host, step)}
-
-    def apply(self, host: Host, step: HoldPower, captured: Captured) -> None:
-        """Raises HostError when the kernel does not take it."""
-        if captured["d3cold_allowed"] in (None, "0"):
-            return
-        self._write(host, step, "0")
-
-    def undo(self, host: Host, step: HoldPower, captured: Captured) -> str | None:
-        """Write the text that was there. Raises HostError when the device is gone."""
-        before = captured["d3cold_allowed"]
-        if before is not None and self._read(host, step) != before:
-            self._write(host, step, before)
-        return None
-
-    def _read(self, host: Host, step: HoldPower) -> str | None:
-        device.check_present(host, step.address)
-        return sysfs.read_text(device.pci_path(host, step.address) / "d3cold_allowed")
-
-    def _write(self, host: Host, step: HoldPower, text: str) -> None:
-        path = device.pci_path(host, step.address) / "d3cold_allowed"
-        try:  # d3cold_allowed_store resumes the device first, which may take its time
-            sysfs.guarded_write(host, path, text, f"writing d3cold_allowed of {step.address}")
-        except OSError as error:
-            raise HostError(
-                Problem(f"d3cold_allowed cannot be set to {text}", step.address, found=str(error),
-                        hint=sysfs.way_on(error))
-            ) from error
-        found = sysfs.read_text(path)
-        if found != text:
-            message = f"d3cold_allowed did not become {text}"
-            raise HostError(Problem(message, step.address, str(found), hint=KERNEL_LOG))
+def _named_by_module(host: Host, step: TakeDevice) -> str:
+    """A variant driver's name, now that its module is loaded; the plan may have known only that
+    (struct pci_driver's name is "xe-vfio-pci" in xe_vfio_pci)."""
+    folder = host.path(f"sys/module/{step.module}/drivers")
+    names = sorted(p.name.removeprefix("pci:") for p in folder.glob("pci:*"))
+    return step.driver if step.driver in names or not names else names[0]
 
 
 def _check_identity(

@@ -67,7 +67,7 @@ class EnableVfsHandler:
                 raise HostError(Problem("the virtual functions were not switched on",
                                         where=step.address, hint=_DRIVER))
         for number, address in step.uses:
-            _check_function(host, step.address, number, address)
+            _check_function(host, step, number, address, ours=captured["count"] == 0)
 
     def undo(self, host: Host, step: EnableVfs, captured: Captured) -> str | None:
         """Switch them off when qlaunch switched them on and none is in use by now."""
@@ -132,7 +132,10 @@ def _is_used(host: Host, address: PciAddress) -> bool:
     return device.read_driver(host, address) is not None
 
 
-def _check_function(host: Host, parent: PciAddress, number: int, address: PciAddress) -> None:
+def _check_function(
+    host: Host, step: EnableVfs, number: int, address: PciAddress, *, ours: bool
+) -> None:
+    parent = step.address
     link = device.pci_path(host, parent) / f"virtfn{number}"
     there = sysfs.wait_until(
         host, lambda: sysfs.read_link_name(link) is not None, f"{address} to appear"
@@ -142,7 +145,7 @@ def _check_function(host: Host, parent: PciAddress, number: int, address: PciAdd
         raise HostError(
             Problem(f"virtual function {number} is not where it was expected", where=parent,
                     found=found or "none", allowed=address,
-                    hint="it is there now: start again, and the plan sees it")
+                    hint=_by_hand(step) if ours else "start again, and the plan sees it")
         )
     group = device.read_group(host, address)
     if group is not None and group == device.read_group(host, parent):
@@ -152,6 +155,15 @@ def _check_function(host: Host, parent: PciAddress, number: int, address: PciAdd
                 where=address, hint="the port above them has no ACS; try another slot of the board",
             )
         )
+
+
+def _by_hand(step: EnableVfs) -> str:
+    """Ours are off again before anybody can plan with where they are."""
+    path = f"/sys/bus/pci/devices/{step.address}"
+    return (
+        f"echo 0 > {path}/sriov_drivers_autoprobe; echo {step.count} > {path}/sriov_numvfs; "
+        "then start again, and the plan sees them"
+    )
 
 
 def _note_path(host: Host, address: PciAddress) -> Path:

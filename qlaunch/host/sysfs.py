@@ -18,6 +18,7 @@ from typing import Any
 
 from qlaunch import children
 from qlaunch.errors import KERNEL_LOG
+from qlaunch.host import writers
 from qlaunch.host.handler import Door, Host
 
 EMPTY = "\n"
@@ -125,7 +126,8 @@ def guarded_write(host: Host, path: Path, text: str, what: str) -> None:
     def action() -> None:
         write(host, path, text)
 
-    children.guarded(action, what, deadline=host.deadline, on_wait=host.on_wait)
+    with writers.writing(host) as lock:
+        children.guarded(action, what, deadline=host.deadline, on_wait=host.on_wait, keep=lock)
 
 
 def guarded_read(host: Host, read: Callable[[], Any], what: str) -> Any:

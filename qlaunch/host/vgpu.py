@@ -66,14 +66,38 @@ class CreateMdevHandler:
             raise HostError(_is_anothers(step)) from None
 
     def undo(self, host: Host, step: CreateMdev, captured: Captured) -> str | None:
-        """Remove it when this step made it. Raises HostError when it is still in use."""
-        found = None if captured["existed"] else read_mdev(host, step.uuid)
+        """Remove it when this step made it. Raises HostError when it is still in use, being made,
+        or being removed."""
+        if captured["existed"]:
+            return None
+        sysfs.wait_until(host, lambda: not _is_unsettled(host, step), f"{step.uuid} to settle")
+        if _is_unsettled(host, step):
+            raise HostError(
+                Problem(
+                    "the kernel is still making or removing the mediated device", step.uuid,
+                    hint="end what has it open, then qlaunch recover --all",
+                )
+            )
+        found = read_mdev(host, step.uuid)
         if found is None:
             return None
         if found != (step.parent, step.type):
-            return f"the mediated device {step.uuid} stays: it is {found[1]} of {found[0]}"
+            return f"the mediated device {step.uuid} stays: it is {found[1] or 'one'} of {found[0]}"
         remove_mdev(host, step.uuid)
         return f"the mediated device {step.uuid} is removed"
+
+
+def _is_unsettled(host: Host, step: CreateMdev) -> bool:
+    """Whether one of the parent's is on its way in or out.
+
+    `mdev_type` is made last and goes before the rest. A `remove` that is written before says EAGAIN
+    and is gone for good (remove_store, mdev_device_remove). A removal waits for whoever has the
+    device open when the bus has its name no more, but the parent still its directory (device_del).
+    """
+    found = read_mdev(host, step.uuid)
+    if found is not None:
+        return found == (step.parent, "")
+    return host.path(f"sys/class/mdev_bus/{step.parent}/{step.uuid}").exists()
 
 
 def create_mdev(host: Host, parent: str, kind: str, uuid: str) -> None:
@@ -112,15 +136,12 @@ def remove_mdev(host: Host, uuid: str) -> None:
         sysfs.wait_until(patient, lambda: not path.exists(), f"the driver to remove {uuid}")
     try:
         sysfs.guarded_write(host, path / "remove", "1", f"removing {uuid}")
-    except FileNotFoundError:
-        return
     except OSError as error:
-        if not path.exists():
-            return
-        raise HostError(
-            Problem("the mediated device cannot be removed", where=uuid, found=str(error),
-                    hint=sysfs.way_on(error))
-        ) from error
+        if error.errno != errno.ENOENT and path.exists():  # else somebody's removal has begun
+            raise HostError(
+                Problem("the mediated device cannot be removed", where=uuid, found=str(error),
+                        hint=sysfs.way_on(error))
+            ) from error
     if not sysfs.wait_until(host, lambda: not path.exists(), f"{uuid} to go"):
         raise HostError(Problem("the mediated device is still there", where=uuid, hint=_DRIVER))
 

@@ -36,6 +36,7 @@ class TakeDevice(_Step, frozen=True, kw_only=True, tag="take-device"):
     id: PciId | None = None  # what the plan saw; another device at that address is refused
     subsystem: PciId | None = None
     driver: str = "vfio-pci"
+    module: str = ""  # a variant driver's: once loaded, it tells the driver's own name
     return_to: str = "auto"
     rebar: int = 0  # bytes: the size of its resizable BAR meanwhile; 0 leaves it alone
     console: bool = False  # take the host's console off it first

@@ -40,10 +40,13 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
     for device, key in extra:
         key_of[device.address] = key
     taken = sorted(key_of)
-    drivers = {a: d.vfio_driver if (d := draft.facts.device(a)) else "vfio-pci" for a in taken}
+    drivers = {
+        a: (d.vfio_driver, d.vfio_module) if (d := draft.facts.device(a)) else ("vfio-pci", "")
+        for a in taken
+    }
     steps: list[Step] = [
-        LoadModule(module=m.replace("-", "_"), why="rule: passed-through devices need VFIO")
-        for m in ("vfio_iommu_type1", *sorted(set(drivers.values())))
+        load_driver(*which, why="rule: passed-through devices need VFIO")
+        for which in (("vfio_iommu_type1", ""), *sorted(set(drivers.values())))
     ]
     for address in taken:
         draft.fd("claim", address)
@@ -51,7 +54,7 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
         table = pci_of.get(address)
         steps.append(
             TakeDevice(
-                address=address, driver=drivers[address],
+                address=address, driver=drivers[address][0], module=drivers[address][1],
                 id=found.id if found else None, subsystem=found.subsystem if found else None,
                 return_to=table.return_to if table else "auto", why=key_of[address],
                 rebar=_rebar(table, address, cards), console=_shows_console(draft, found),
@@ -65,6 +68,11 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
     ]
     steps += _group_nodes(draft, cards)
     return steps
+
+
+def load_driver(driver: str, module: str, why: str = "") -> LoadModule:
+    """The step that brings a VFIO driver, of this module where that is known."""
+    return LoadModule(module=module or driver.replace("-", "_"), why=why)
 
 
 def _shows_console(draft: Draft, device: PciDevice | None) -> bool:

@@ -14,7 +14,6 @@ from qlaunch.plan.make import uuid5
 from qlaunch.plan.steps import (
     CreateMdev,
     EnableVfs,
-    LoadModule,
     OwnDeviceGroup,
     ResetDevices,
     SetVfNet,
@@ -22,6 +21,7 @@ from qlaunch.plan.steps import (
     Step,
     TakeDevice,
 )
+from qlaunch.plan.takeover import load_driver
 from qlaunch.plan.vgpu_check import check_slice
 from qlaunch.plan.vgpu_choose import choose_vgpus
 from qlaunch.plan.vgpu_model import PlannedVgpu
@@ -116,8 +116,9 @@ def _modules(draft: Draft, choices: list[Choice]) -> list[Step]:
     if any(c.kind == "mdev" for c in choices) and _kernel(draft) < _SPLIT:
         names.append("vfio_mdev")
     names += sorted({c.load for c in choices if c.load})
-    names += sorted({_driver(draft, c).replace("-", "_") for c in choices if c.kind == "vf"})
-    return [LoadModule(module=m, why="rule: slices of devices need VFIO") for m in names]
+    drivers = [(name, "") for name in names]
+    drivers += sorted({_driver(draft, c) for c in choices if c.kind == "vf"})
+    return [load_driver(*which, why="rule: slices of devices need VFIO") for which in drivers]
 
 
 def _kernel(draft: Draft) -> tuple[int, int]:
@@ -129,13 +130,15 @@ def _kernel(draft: Draft) -> tuple[int, int]:
     return int(words[0]), int(words[1])
 
 
-def _driver(draft: Draft, choice: Choice) -> str:
-    """The VFIO driver for a virtual function: the kernel's variant driver where there is one."""
+def _driver(draft: Draft, choice: Choice) -> tuple[str, str]:
+    """The VFIO driver for a virtual function, and its module when that is known: the kernel's
+    variant driver where there is one."""
     device = draft.facts.device(choice.address or "")
     if device is not None:
-        return device.vfio_driver
+        return device.vfio_driver, device.vfio_module
     known = draft.facts.vgpu.sriov if draft.facts.vgpu else ()
-    return next((s.vfio_driver for s in known if s.address == choice.parent), "vfio-pci")
+    named = (s for s in known if s.address == choice.parent)
+    return next(((s.vfio_driver, s.vfio_module) for s in named), ("vfio-pci", ""))
 
 
 def _enables(functions: list[tuple[PlannedVgpu, Choice]]) -> list[Step]:
@@ -172,8 +175,9 @@ def _take(draft: Draft, key: str, choice: Choice) -> list[Step]:
     ident = device.id if device else next(
         (s.vf_id for s in known if s.address == choice.parent), None
     )
+    driver, module = _driver(draft, choice)
     return [
-        TakeDevice(address=address, id=ident, driver=_driver(draft, choice), why=key,
+        TakeDevice(address=address, id=ident, driver=driver, module=module, why=key,
                    subsystem=device.subsystem if device else None),
         ResetDevices(addresses=(address,), why="rule: a function is reset before its return"),
     ]

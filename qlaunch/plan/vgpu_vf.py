@@ -62,7 +62,8 @@ def find_vf(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choi
     refused: list[tuple[str, str]] = []
     usable: list[_Function] = []
     for physical, sriov in parents:
-        obstacle = _obstacle(physical, sriov) or _owner(physical.address, taken)
+        obstacle = _obstacle(physical, sriov, _count(physical, want))
+        obstacle = obstacle or _owner(physical.address, taken)
         if obstacle:
             refused.append((physical.address, obstacle))
             continue
@@ -84,7 +85,7 @@ def find_vf(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choi
         return (is_far(one.physical, want), bound, one.load, one.physical.address, one.number)
 
     best = min(usable, key=rank)
-    total = best.physical.sriov_count or min(want.vfs or 1 << 16, best.physical.sriov_total or 0)
+    total = _count(best.physical, want)
     free = sum(one.physical.address == best.physical.address for one in usable)
     there = "they are on already, " if best.physical.sriov_count else ""
     left = "and this one is named" if want.parent == best.address else f"{free} of {total} are free"
@@ -124,12 +125,20 @@ def _owner(address: PciAddress, taken: Taken) -> str:
     return f"is in use by the machine {owner}" if owner else ""
 
 
-def _obstacle(physical: PciDevice, sriov: Sriov) -> str:
-    """Why a physical function's virtual ones cannot be had; "" when they can."""
-    if (not sriov.stride and (physical.sriov_total or 0) > 1) or not sriov.offset:
-        return "does not say where its virtual functions will be (sriov_offset, sriov_stride)"
+def _count(physical: PciDevice, want: Want) -> int:
+    """How many virtual functions it has, or is to be given."""
+    return physical.sriov_count or min(want.vfs or 1 << 16, physical.sriov_total or 0)
+
+
+def _obstacle(physical: PciDevice, sriov: Sriov, count: int) -> str:
+    """Why a physical function's virtual ones cannot be had; "" when they can.
+
+    Offset and stride are what the card says for the number that is on, and it need not say any for
+    none (PCI Express, 9.3.3.9; pci_iov_set_numvfs in drivers/pci/iov.c).
+    """
+    unknown = not sriov.offset or (count > 1 and not sriov.stride)
     if physical.sriov_count:
-        return ""
+        return "does not say where its virtual functions are" if unknown else ""
     if physical.driver is None:
         return "has no driver, which is what switches virtual functions on"
     if physical.driver == "nvidia":
@@ -137,13 +146,16 @@ def _obstacle(physical: PciDevice, sriov: Sriov) -> str:
                 f"/usr/lib/nvidia/sriov-manage -e {physical.address}")
     if "vfio" in physical.driver:
         return f"is on {physical.driver}"
+    if unknown:
+        return ("says where its virtual functions are only once they are on: "
+                f"echo {count} > /sys/bus/pci/devices/{physical.address}/sriov_numvfs, then start")
     return ""
 
 
 def _functions(
     physical: PciDevice, sriov: Sriov, want: Want, facts: HostFacts, taken: Taken
 ) -> Iterator[_Function]:
-    count = physical.sriov_count or min(want.vfs or 1 << 16, physical.sriov_total or 0)
+    count = _count(physical, want)
     addresses = [vf_address(physical.address, sriov, n) for n in range(count)]
     gone = {*taken.functions, *taken.claims}
     used = sum(a in gone or bool(user_of(facts.device(a))) for a in addresses)

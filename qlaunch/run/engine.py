@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from qlaunch.children import ENDING, held_signals
 from qlaunch.errors import HostError, NotRestoredError, Problem, QlaunchError, StuckError
 from qlaunch.host.handler import Captured, Handler, Host
+from qlaunch.host.writers import wait_for_writers
 from qlaunch.plan.steps import (
     LoadModule,
     MakeBridge,
@@ -23,7 +26,8 @@ from qlaunch.plan.steps import (
     Step,
     devices_of,
 )
-from qlaunch.run.journal import Applied, Failed, Intent, Record, Stuck, Undoing, Undone
+from qlaunch.run.entries import Entry, read_entries
+from qlaunch.run.journal import Applied, Failed, Intent, Journal, Record, Stuck, Undoing, Undone
 
 
 class Event(NamedTuple):
@@ -65,17 +69,6 @@ class Log(Protocol):
     def write(self, record: Record) -> None: ...
 
 
-class _Entry:
-    """A step that has been begun and is not undone yet."""
-
-    def __init__(self, k: int, step: Step, captured: Captured) -> None:
-        self.k = k
-        self.step = step
-        self.captured = captured  # `apply` may add to it
-        self.first = dict(captured)  # as captured
-        self.stuck = False
-
-
 class Engine:
     """Carries steps out. One engine a run; `apply` may be called several times."""
 
@@ -86,11 +79,13 @@ class Engine:
         handlers: Mapping[type, Handler[Any]],
         report: Callable[[Event], None] | None = None,
     ) -> None:
+        if isinstance(journal, Journal):  # by whose lock a writer that outlives us is known
+            host = replace(host, journal=str(journal.path))
         self.host = host
         self._journal = journal
         self._handlers = handlers
         self._report = report
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._next = 0
         self.gave_up: Outcome | None = None  # of the undo that a failed `apply` has done
 
@@ -106,24 +101,12 @@ class Engine:
     ) -> Engine:
         """An engine that holds what a journal's run has not undone: call `undo_all` on it.
 
-        Stuck and failed undos are tried again. What `apply` noted is used only when no undo of
-        that step was begun: one that was cut short may have been done already. With `only` it
-        holds those steps alone, and may apply others beside what the journal's run has done.
+        Stuck and failed undos are tried again. With `only` it holds those steps alone, and may
+        apply others beside what the journal's run has done.
         """
         engine = cls(host, journal, handlers, report)
-        entries: dict[int, _Entry] = {}
-        for record in records:
-            if isinstance(record, Intent):
-                entries[record.k] = _Entry(record.k, record.step, record.captured)
-            elif isinstance(record, Applied) and record.k in entries:
-                entries[record.k].captured = record.captured
-            elif isinstance(record, Undoing) and record.k in entries:
-                entries[record.k].captured = dict(entries[record.k].first)
-            elif isinstance(record, Undone):
-                entries.pop(record.k, None)
-        engine._entries = [
-            e for _, e in sorted(entries.items()) if only is None or only(e.step)
-        ]
+        found = read_entries(records)
+        engine._entries = [e for _, e in sorted(found.items()) if only is None or only(e.step)]
         engine._next = max((r.k for r in records if isinstance(r, Intent)), default=-1) + 1
         return engine
 
@@ -133,12 +116,13 @@ class Engine:
         undone = {r.k for r in records if isinstance(r, Undone)}
         begun = {r.k for r in records if isinstance(r, Undoing)}
         self._entries = [e for e in self._entries if e.k not in undone]
+        told = read_entries(records)
         for entry in self._entries:
             if entry.k in begun:
                 entry.captured = dict(entry.first)
-        others = Engine.resume(self.host, self._journal, self._handlers, records)
-        self._entries += [e for e in others._entries if e.k >= self._next]
-        self._next = max(self._next, others._next)
+                entry.open = entry.k in told and told[entry.k].open
+        self._entries += [e for k, e in sorted(told.items()) if k >= self._next]
+        self._next = max([self._next, *(r.k + 1 for r in records if isinstance(r, Intent))])
 
     @property
     def pending(self) -> tuple[Step, ...]:
@@ -174,6 +158,7 @@ class Engine:
         sentences: list[str] = []
         left: list[Left] = []
         with _signals_dropped():
+            self._await_writers()
             for entry in reversed(self._entries.copy()):
                 try:
                     sentence = self._undo(entry)
@@ -190,7 +175,7 @@ class Engine:
     def _apply(self, step: Step) -> None:
         handler = self._handlers[type(step)]
         captured = handler.capture(self.host, step)
-        entry = _Entry(self._next, step, captured)
+        entry = Entry(self._next, step, captured)
         self._next += 1
         self._entries.append(entry)
         try:
@@ -199,14 +184,26 @@ class Engine:
             self._tell("applying", step)
             handler.apply(self.host, step, captured)
             self._journal.write(Applied(k=entry.k, captured=captured))
+            entry.learn(captured)
             self._tell("applied", step)
         except BaseException as error:
             # A signal that was held back during the hanging write may stand in front of it.
             entry.stuck = _find_stuck(error) is not None
-            self._note(Stuck if entry.stuck else Failed, entry, error)
+            learnt = dict(captured) if entry.learn(captured) else None
+            self._note(Stuck if entry.stuck else Failed, entry, error, learnt)
             raise
 
-    def _undo(self, entry: _Entry) -> str | None:
+    def _await_writers(self) -> None:
+        """Nothing is undone while a dead process's child may still be doing it: what that one
+        does not let go of in time is stuck."""
+        begun = [e for e in self._entries if e.open]
+        if not begun:
+            return
+        done = wait_for_writers(self.host)
+        for entry in begun:
+            entry.stuck, entry.open = not done, not done
+
+    def _undo(self, entry: Entry) -> str | None:
         hanging = {a for e in self._entries if e.stuck for a in devices_of(e.step)}
         mine = [a for a in devices_of(entry.step) if a in hanging]
         if entry.stuck or mine:
@@ -226,7 +223,7 @@ class Engine:
         self._tell_quietly("undone", entry.step, sentence or "")
         return sentence
 
-    def _note_failure(self, entry: _Entry, error: BaseException) -> Left:
+    def _note_failure(self, entry: Entry, error: BaseException) -> Left:
         stuck = _find_stuck(error) is not None
         entry.stuck = entry.stuck or stuck
         entry.captured = dict(entry.first)
@@ -234,9 +231,16 @@ class Engine:
         self._tell_quietly("failed", entry.step, str(error))
         return Left(entry.step, _explain(entry.step, error, verb="undo"), stuck)
 
-    def _note(self, kind: type[Stuck] | type[Failed], entry: _Entry, error: BaseException) -> None:
+    def _note(
+        self, kind: type[Stuck] | type[Failed], entry: Entry, error: BaseException,
+        learnt: Captured | None = None,
+    ) -> None:
+        text = str(error) or type(error).__name__
         with suppress(Exception):
-            self._journal.write(kind(k=entry.k, error=str(error) or type(error).__name__))
+            if kind is Failed:
+                self._journal.write(Failed(k=entry.k, error=text, captured=learnt))
+            else:
+                self._journal.write(Stuck(k=entry.k, error=text))
 
     def _tell(self, kind: Any, step: Step, text: str = "") -> None:
         if self._report is not None:

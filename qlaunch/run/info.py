@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from msgspec import MsgspecError, Struct, to_builtins
 from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
 from qlaunch.plan.model import Account, PinPlan, Plan, PlannedCard
-from qlaunch.run.locks import is_locked, remedy, try_lock
+from qlaunch.run.locks import LOOKING, is_locked, remedy, try_lock
 
 FILE = "run.json"
 LOCK = "lock"
@@ -133,9 +134,12 @@ def try_supervise(runtime_dir: str) -> int | None:
     It is taken before the machine's own lock, and lets others know whom to send a stop request.
     Raises HostError when it cannot be written.
     """
-    fd = try_lock(f"{runtime_dir}/{SUPERVISOR}")
-    if fd is None:
-        return None
+    deadline = time.monotonic() + LOOKING
+    while (fd := try_lock(f"{runtime_dir}/{SUPERVISOR}")) is None:
+        # What a dead launcher has just forked has this lock, until it has closed all it was given.
+        if find_supervisor(runtime_dir) is not None or time.monotonic() > deadline:
+            return None
+        time.sleep(0.005)
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)

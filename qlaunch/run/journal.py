@@ -83,10 +83,12 @@ class Stuck(_Record, frozen=True, kw_only=True, tag="stuck"):
 
 
 class Failed(_Record, frozen=True, kw_only=True, tag="failed"):
-    """Its apply or its undo failed."""
+    """Its apply or its undo failed; `captured` where the apply has found that other things were
+    there than had been read (somebody's device of that UUID)."""
 
     k: int
     error: str
+    captured: Captured | None = None
 
 
 class End(_Record, frozen=True, kw_only=True, tag="end"):

@@ -14,11 +14,12 @@ import os
 import time
 from collections.abc import Callable
 
-from qlaunch.errors import HostError, Problem
+from qlaunch.errors import HostError, NotRestoredError, Problem
 
 HOST_LOCK = ".host.lock"
 LOOKING = 2.0  # seconds that those who only look at a lock may be in the way of who takes it
 HOST_WAIT = 90.0  # longer than one guarded write's deadline
+UNDO_WAIT = 900.0  # longer than a holder's undo in which one device after the other hangs
 
 
 def make_directory(path: str, mode: int = 0o700, owner: tuple[int, int] | None = None) -> None:
@@ -139,11 +140,16 @@ def _is_at(fd: int, path: str) -> bool:
 
 class HostLock:
     """The one lock around every change to devices: two actors on one device left override and
-    driver in disagreement. A context manager; waits for the other, and says so."""
+    driver in disagreement. A context manager; waits for the other, and says so.
 
-    def __init__(self, base: str, say: Callable[[str], None]) -> None:
+    Who is `undoing` what a dead machine left waits longer, because nobody may come after it (a
+    unit's ExecStopPost), and gets NotRestoredError where others get HostError.
+    """
+
+    def __init__(self, base: str, say: Callable[[str], None], *, undoing: bool = False) -> None:
         self._path = f"{base}/{HOST_LOCK}"
         self._say = say
+        self._undoing = undoing
         self._fd: int | None = None
 
     def __enter__(self) -> HostLock:
@@ -151,17 +157,21 @@ class HostLock:
         told = False
         while (fd := try_lock(self._path)) is None:
             waited = time.monotonic() - start
-            if waited > HOST_WAIT:
-                raise HostError(
-                    Problem("another qlaunch is still changing devices", where=self._path,
-                            hint="qlaunch ps")
-                )
+            if waited > (UNDO_WAIT if self._undoing else HOST_WAIT):
+                raise self._too_long()
             if waited > 2 and not told:
                 self._say("waiting for another qlaunch that is changing devices")
                 told = True
             time.sleep(0.02)
         self._fd = fd
         return self
+
+    def _too_long(self) -> HostError | NotRestoredError:
+        text = "another qlaunch is still changing devices"
+        if self._undoing:
+            hint = "qlaunch recover --all, once it has ended"
+            return NotRestoredError(Problem(f"{text}; nothing was put back", self._path, hint=hint))
+        return HostError(Problem(text, self._path, hint="qlaunch ps"))
 
     def __exit__(self, *exc: object) -> None:
         if self._fd is not None:

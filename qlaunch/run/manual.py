@@ -13,10 +13,12 @@ from pathlib import Path
 
 from qlaunch.errors import HostError, NotRestoredError, Problem, UsageError
 from qlaunch.facts.model import HostFacts, PciDevice
+from qlaunch.host.device import read_driver
 from qlaunch.host.handler import Host, telling
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.host.pci import release_device
-from qlaunch.plan.steps import LoadModule, TakeDevice
+from qlaunch.plan.steps import TakeDevice
+from qlaunch.plan.takeover import load_driver
 from qlaunch.run.claims import Owner, drop_claims, sign_claims, take_claims
 from qlaunch.run.engine import Engine
 from qlaunch.run.journal import (
@@ -69,10 +71,10 @@ def bind(base: str, devices: Sequence[PciDevice], say: Say) -> None:
             try:
                 Engine(host, journal, HANDLERS).apply(
                     [
-                        LoadModule(module=device.vfio_driver.replace("-", "_")),
+                        load_driver(device.vfio_driver, device.vfio_module),
                         TakeDevice(
                             address=device.address, id=device.id, subsystem=device.subsystem,
-                            driver=device.vfio_driver,
+                            driver=device.vfio_driver, module=device.vfio_module,
                         ),
                     ]
                 )
@@ -81,7 +83,7 @@ def bind(base: str, devices: Sequence[PciDevice], say: Say) -> None:
                 raise
             finally:
                 journal.close()
-            say(f"{device.address} [{device.id}] is on {device.vfio_driver}, was on "
+            say(f"{device.address} [{device.id}] is on {read_driver(host, device.address)}, was on "
                 f"{device.driver or 'no driver'}")
 
 

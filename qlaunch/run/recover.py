@@ -227,7 +227,7 @@ def _replay(base: str, name: str, say: Say, host: Host) -> Outcome:
     if not contents.is_stale(read_boot_id(host)):
         journal = open_journal(path)
         try:
-            with HostLock(base, say):
+            with HostLock(base, say, undoing=True):
                 contents = read_journal(path)  # a `detach` may have been at it until now
                 engine = Engine.resume(host, journal, HANDLERS, contents.records)
                 outcome = engine.undo_all()

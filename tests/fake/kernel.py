@@ -12,8 +12,8 @@ import fnmatch
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class FakeKernel(KernelTree):
 
     before_write: Callable[[str, str], None] | None = None
     after_write: Callable[[str, str], None] | None = None
+    variants: Mapping[str, str] = field(default_factory=dict)  # module: its VFIO driver
+    amid_write: Callable[[str, str], None] | None = None  # when half of it is to be seen
 
     def host(self, **changes: Any) -> Host:
         """A Host that lives here; short deadlines."""
@@ -87,9 +89,16 @@ class FakeKernel(KernelTree):
             self.after_write(relative, "rmdir")
 
     def run(self, argv: Sequence[str], stdin: str = "", *, daemon: bool = False) -> Done:
-        """modprobe: knows the vfio modules."""
+        """modprobe: knows the vfio modules; which driver is in one, its directory tells then."""
         assert list(argv[:2]) == ["modprobe", "--"]
         name = argv[2]
+        if name in self.variants:
+            driver = self.variants[name]
+            self.add_driver(driver)
+            folder = self.root / "sys/module" / name / "drivers"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"pci:{driver}").symlink_to(self.root / "sys/bus/pci/drivers" / driver)
+            return Done(0, "", "")
         if not name.startswith("vfio"):
             return Done(1, "", f"modprobe: FATAL: Module {name} not found in directory /lib/x\n")
         (self.root / "sys/module" / name).mkdir(exist_ok=True)
@@ -114,6 +123,11 @@ class FakeKernel(KernelTree):
         end = time.monotonic() + 20
         while not ready() and time.monotonic() < end:
             time.sleep(0.01)
+
+    def amid(self, path: Path) -> None:
+        """In the middle of a write."""
+        if self.amid_write:
+            self.amid_write(str(path.relative_to(self.root)), "")
 
     def _store(self, path: Path, text: str) -> None:
         store = {
@@ -145,13 +159,14 @@ class FakeKernel(KernelTree):
             raise OSError(errno.ENODEV, "No such device", str(path))
         if self.driver_of(address):
             raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        self.amid(path)
         self._probe(driver, address, path)
 
     def _store_unbind(self, path: Path, text: str) -> None:
         address, driver = text.strip("\n"), path.parent.name
         if not self.device(address).exists() or self.driver_of(address) != driver:
             raise OSError(errno.ENODEV, "No such device", str(path))
-        if driver == "vfio-pci":  # vfio_unregister_group_dev waits for the user, however long
+        if "vfio" in driver:  # vfio_unregister_group_dev waits for the user, however long
             opened = self.root / ".model/open" / str(self.group(address))
             self._wait(lambda: not opened.exists())
         self.detach(address, driver)
@@ -171,13 +186,13 @@ class FakeKernel(KernelTree):
         # success, and nothing was bound
 
     def _probe(self, driver: str, address: str, path: Path) -> None:
-        if driver == "vfio-pci":
+        if "vfio" in driver:
             header = (self.root / ".model" / address / "header").read_text()
             if header != "0" or self.group(address) is None:
                 raise OSError(errno.EINVAL, "Invalid argument", str(path))
             if self.read(address, "sriov_numvfs") != "0":
                 raise OSError(errno.EBUSY, "Device or resource busy", str(path))
-            self.attach_vfio(address)
+            self.attach_vfio(address, driver)
         elif self.is_owned(address):
             raise OSError(errno.EBUSY, "Device or resource busy", str(path))
         else:

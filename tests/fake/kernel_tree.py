@@ -185,7 +185,7 @@ class KernelTree:
         folder = self.root / "sys/bus/pci/drivers" / driver
         (self.device(address) / "driver").symlink_to(folder)
         (folder / address).symlink_to(self.device(address))
-        if driver != "vfio-pci":
+        if "vfio" not in driver:
             self.make_nodes(address)
 
     def make_nodes(self, address: str) -> None:
@@ -202,8 +202,8 @@ class KernelTree:
     def nodes(self, address: str) -> list[str]:
         return (self.root / ".model" / address / "nodes").read_text().split()
 
-    def attach_vfio(self, address: str) -> None:
-        self.attach(address, "vfio-pci")
+    def attach_vfio(self, address: str, driver: str = "vfio-pci") -> None:
+        self.attach(address, driver)
         (self.device(address) / "power/control").write_text("auto\n")  # pm_runtime_allow
         node = self.root / "dev/vfio" / str(self.group(address))
         if not node.exists():
@@ -214,10 +214,10 @@ class KernelTree:
         (self.root / "sys/bus/pci/drivers" / driver / address).unlink()
         for name in self.nodes(address):
             shutil.rmtree(self.device(address) / name.split("/")[0], ignore_errors=True)
-        if driver == "vfio-pci":
+        if "vfio" in driver:
             (self.device(address) / "power/control").write_text("on\n")  # pm_runtime_forbid
             group = self.group(address)
-            if not any(self.driver_of(a) == "vfio-pci" for a in self.members(group)):
+            if not any("vfio" in (self.driver_of(a) or "") for a in self.members(group)):
                 (self.root / "dev/vfio" / str(group)).unlink()
 
     def remove(self, address: str, *, keep: bool = False) -> None:

@@ -112,7 +112,8 @@ class VgpuKernel(FakeKernel):
     def _store(self, path: Path, text: str) -> None:
         if path.name == "create":
             self._create(path, text)
-        elif path.name == "remove" and (path.parent / "mdev_type").is_symlink():
+        elif path.name == "remove" and (self.root / "sys/bus/mdev/devices" / path.parent.name
+                                        ).is_symlink():
             self._remove_mdev(path.parent)
         elif path.name == "sriov_numvfs":
             self._set_count(path, text)
@@ -136,10 +137,11 @@ class VgpuKernel(FakeKernel):
         made = parent / uuid
         made.mkdir()
         (made / "remove").touch()
-        (made / "mdev_type").symlink_to(kind)
-        (kind / "devices" / uuid).symlink_to(made)
-        self._new_group(made)
         (self.root / "sys/bus/mdev/devices" / uuid).symlink_to(made)
+        self._new_group(made)
+        self.amid(path)
+        (kind / "devices" / uuid).symlink_to(made)
+        (made / "mdev_type").symlink_to(kind)
         self._count_instances(parent.name)
 
     def _free_group(self) -> int:
@@ -156,10 +158,16 @@ class VgpuKernel(FakeKernel):
         """While it is open its name is gone already, and the writer waits."""
         device = link.resolve()
         group = (device / "iommu_group").readlink()
+        (device / "remove").unlink()
+        if not (device / "mdev_type").is_symlink():  # it is not made yet, and stays for good
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(device))
+        kind = (device / "mdev_type").readlink()
+        (device / "mdev_type").unlink()
+        self.amid(device / "remove")
         (self.root / "sys/bus/mdev/devices" / device.name).unlink()
         opened = self.root / ".model/open" / group.name
         self._wait(lambda: not opened.exists())
-        (device / "mdev_type/devices" / device.name).unlink()
+        (kind / "devices" / device.name).unlink()  # and with it its instance
         (self.root / "dev/vfio" / group.name).unlink()
         group.rmdir()
         shutil.rmtree(device)
@@ -190,6 +198,7 @@ class VgpuKernel(FakeKernel):
         if wanted:
             for number in range(wanted):
                 self._add_function(device.name, number)
+            self.amid(path)
         else:
             self._remove_functions(device.name)
         path.write_text(f"{wanted}\n")

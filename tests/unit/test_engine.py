@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -185,6 +186,33 @@ def test_what_apply_noted_is_used_until_an_undo_begins() -> None:
     cut = log.records[:-1]  # killed before the last "undone"
     Engine.resume(Host(), MemoryLog(), {LoadModule: Looking(2)}, cut).undo_all()
     assert seen == [{"value": 0}]
+
+
+def test_what_apply_corrects_holds_for_good() -> None:
+    """An undo that was cut short has not made it untrue."""
+
+    class Correcting(Scripted):
+        def apply(self, host: Host, step: LoadModule, captured: dict[str, object]) -> None:
+            captured["value"] = 7
+            super().apply(host, step, captured)
+
+        def undo(self, host: Host, step: LoadModule, captured: dict[str, object]) -> str | None:
+            seen.append(captured)
+            return None
+
+    for faults, kinds in (
+        ({}, ["intent", "applied", "undoing"]),
+        ({0: {"half": HostError("no")}}, ["intent", "failed", "undoing"]),
+    ):
+        seen: list[dict[str, object]] = []
+        handler, log = Correcting(1, faults), MemoryLog()  # type: ignore[arg-type]
+        engine = make(handler, log)
+        with suppress(HostError):
+            engine.apply(handler.steps())
+            engine.undo_all()
+        assert log.kinds() == [*kinds, "undone"]
+        Engine.resume(Host(), MemoryLog(), {LoadModule: handler}, log.records[:-1]).undo_all()
+        assert seen[-1] == {"value": 7}
 
 
 def test_resume_goes_on_counting() -> None:

@@ -167,6 +167,8 @@ def test_variant_driver(tree: Tree, device: str, driver: str) -> None:
     tree.pci("0000:01:00.0", device, 0x020000)
     (found,) = read_pci(tree.root, release="6.1")
     assert found.vfio_driver == driver
+    modules = {"vfio-pci": "", "qat-vfio": "qat_vfio_pci"}
+    assert found.vfio_module == modules.get(driver, driver)
     assert only(tree).vfio_driver == "vfio-pci"  # without a release nobody looked
 
 
@@ -176,7 +178,7 @@ def test_no_or_garbled_modules_alias(tree: Tree, text: bytes | None) -> None:
         tree.write("lib/modules/6.1/modules.alias", text)
     modalias = "pci:v000010DEd00001200sv00000000sd00000000bc03sc00i00"
     variants = read_variants(tree.root, "6.1")
-    assert match_variant(str(tree.root), variants, modalias) == "vfio-pci"
+    assert match_variant(str(tree.root), variants, modalias) == ("vfio-pci", "")
 
 
 def test_no_pci_at_all(tree: Tree) -> None:

@@ -78,6 +78,51 @@ def test_a_hanging_child_keeps_no_pipe_open() -> None:
     os.close(reader)
 
 
+def test_a_hanging_child_keeps_what_it_is_given(tmp_path: Path) -> None:
+    """By which others know that it is still at it."""
+    release = tmp_path / "release"
+
+    def hang() -> None:
+        while not release.exists():
+            time.sleep(0.01)
+
+    path = tmp_path / "lock"
+    with path.open("w") as first, path.open("w") as second:
+        fcntl.flock(first, fcntl.LOCK_SH)
+        with pytest.raises(StuckError):
+            guarded(hang, "unbind", deadline=0.2, keep=first.fileno())
+        first.close()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        release.touch()
+        fcntl.flock(second, fcntl.LOCK_EX)
+
+
+def test_a_child_whose_parent_has_died_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    launcher = os.fork()
+    if launcher == 0:
+        parent = os.getpid()
+
+        def dies(*_: int) -> None:
+            os.kill(parent, signal.SIGKILL)
+            while os.getppid() == parent:
+                time.sleep(0.001)
+
+        try:
+            monkeypatch.setattr(children, "let_go", dies)
+            guarded((tmp_path / "done").touch, "unbind")
+        finally:
+            os._exit(1)
+    os.close(writer)
+    assert os.WIFSIGNALED(os.waitpid(launcher, 0)[1])
+    assert os.read(reader, 1) == b""  # all who had the other end are gone
+    os.close(reader)
+    assert not (tmp_path / "done").exists()
+
+
 def test_a_signal_waits_for_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     times: list[float] = []
 

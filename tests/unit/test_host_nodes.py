@@ -15,7 +15,7 @@ from qlaunch.host.handlers import HANDLERS
 from qlaunch.host.memory import ReserveHugePagesHandler
 from qlaunch.host.modules import LoadModuleHandler
 from qlaunch.host.nodes import OwnGroupHandler, OwnNodeHandler
-from qlaunch.host.pci import HoldPowerHandler
+from qlaunch.host.power import HoldPowerHandler
 from qlaunch.plan.steps import (
     STEP_KINDS,
     HoldPower,

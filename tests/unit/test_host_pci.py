@@ -106,6 +106,39 @@ def test_on_vfio_already_is_kept_and_left(kernel: FakeKernel) -> None:
     assert kernel.log() == []
 
 
+XE = TakeDevice(address=GPU, driver="xe_vfio_pci", module="xe_vfio_pci")
+
+
+def xe_loaded(kernel: FakeKernel) -> None:
+    """As by an earlier step: nobody knew the driver's own name before."""
+    kernel.variants = {"xe_vfio_pci": "xe-vfio-pci"}
+    kernel.run(["modprobe", "--", "xe_vfio_pci"])
+
+
+def test_a_variant_drivers_name_is_its_modules_to_tell(kernel: FakeKernel) -> None:
+    xe_loaded(kernel)
+    before, host = snapshot(kernel.root), kernel.host()
+    captured = take(host, XE)
+    assert kernel.driver_of(GPU) == "xe-vfio-pci"
+    assert captured["vfio"] == "xe-vfio-pci"
+    assert HANDLER.undo(host, XE, captured) == "0000:01:00.0 is back on bochs"
+    assert snapshot(kernel.root) == before
+
+
+def test_on_its_variant_driver_already_is_kept_and_left(kernel: FakeKernel) -> None:
+    xe_loaded(kernel)
+    take(kernel.host(), XE)
+    before, host = snapshot(kernel.root), kernel.host()
+    captured = take(host, XE)
+    assert HANDLER.undo(host, XE, captured) == "0000:01:00.0 stays on xe-vfio-pci, as before"
+    assert snapshot(kernel.root) == before
+
+
+def test_a_variant_driver_that_is_not_there(kernel: FakeKernel) -> None:
+    with pytest.raises(HostError, match="modprobe xe_vfio_pci"):
+        take(kernel.host(), XE)
+
+
 def test_return_to_names_another_driver(kernel: FakeKernel) -> None:
     kernel.add_device("0000:04:00.0", driver="vfio-pci", group=4, matches="bochs")
     step = TakeDevice(address=PciAddress("0000:04:00.0"), return_to="bochs")

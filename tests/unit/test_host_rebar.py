@@ -102,8 +102,7 @@ def test_refusals_leave_the_host_as_it_was(kernel: FakeKernel) -> None:
     assert snapshot(kernel.root) == before
 
 
-def test_killed_at_every_moment(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.unit.test_run_on_fake_kernel.STEPS", steps())
+def test_killed_at_every_moment(kernel: FakeKernel) -> None:
     # Where the fake kernel puts BARs from the first resize on.
     given(kernel).undo_all()
     before = snapshot(kernel.root)
@@ -111,7 +110,9 @@ def test_killed_at_every_moment(kernel: FakeKernel, monkeypatch: pytest.MonkeyPa
         folder = kernel.root / f".model/run-{n}"
         folder.mkdir()
         killer = Killer(folder, n)
-        status = in_process(lambda f=folder, k=killer: launch(kernel, f, k))  # type: ignore[misc]
+        status = in_process(
+            lambda f=folder, k=killer: launch(kernel, f, k, steps())  # type: ignore[misc]
+        )
         if not os.WIFSIGNALED(status):
             assert status == 0
             break

@@ -100,16 +100,15 @@ def test_one_that_does_not_come_back(kernel: FakeKernel) -> None:
     assert kernel.driver_of(A) == "bochs"
 
 
-def test_killed_at_every_moment_it_is_found_by_the_next(
-    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.unit.test_run_on_fake_kernel.STEPS", steps())
+def test_killed_at_every_moment_it_is_found_by_the_next(kernel: FakeKernel) -> None:
     before = snapshot(kernel.root)
     for n in range(30, 200, 3):
         folder = kernel.root / f".model/run-{n}"
         folder.mkdir()
         killer = Killer(folder, n)
-        status = in_process(lambda f=folder, k=killer: launch(kernel, f, k))  # type: ignore[misc]
+        status = in_process(
+            lambda f=folder, k=killer: launch(kernel, f, k, steps())  # type: ignore[misc]
+        )
         if not os.WIFSIGNALED(status):
             assert status == 0
             break

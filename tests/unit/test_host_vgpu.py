@@ -163,6 +163,21 @@ class TestMediatedDevices:
         with pytest.raises(StuckError):
             undo(host, MAKE, captured)
 
+    def test_one_that_is_being_made_is_neither_removed_nor_given_up(
+        self, kernel: VgpuKernel
+    ) -> None:
+        """A `remove` that comes too early fails, and cannot be written again."""
+        host = kernel.host()
+        captured = begin(host, MAKE)
+        link = kernel.root / "sys/bus/mdev/devices" / UUID / "mdev_type"
+        kind = link.readlink()
+        link.unlink()
+        with pytest.raises(HostError, match="still making or removing"):
+            undo(host, MAKE, captured)
+        assert not any("remove" in line for line in kernel.log())
+        link.symlink_to(kind)
+        assert undo(host, MAKE, captured) == f"the mediated device {UUID} is removed"
+
     def test_nvidia_may_remove_its_own(self, kernel: VgpuKernel) -> None:
         """Its driver does so when QEMU ends; a write that comes first fails on some versions."""
         kernel.add_device("0000:41:00.4", ids="10de:26b1", driver="nvidia", group=9)
@@ -335,8 +350,21 @@ class TestVirtualFunctions:
 
     def test_a_function_elsewhere_than_planned_is_refused(self, kernel: VgpuKernel) -> None:
         step = EnableVfs(address=NVME, count=2, uses=((0, SECOND),))
-        with pytest.raises(HostError, match="not where it was expected"):
+        handler = HANDLERS[EnableVfs]
+        captured = handler.capture(kernel.host(), step)
+        with pytest.raises(HostError, match="not where it was expected") as told:
+            handler.apply(kernel.host(), step, captured)
+        handler.undo(kernel.host(), step, captured)  # so the next start sees none of them
+        assert f"echo 2 > /sys/bus/pci/devices/{NVME}/sriov_numvfs" in told.value.problems[0].hint
+
+    def test_a_function_elsewhere_than_planned_of_those_that_were_on_is_for_the_next_start(
+        self, kernel: VgpuKernel
+    ) -> None:
+        write(kernel, f"sys/bus/pci/devices/{NVME}/sriov_numvfs", "2")
+        step = EnableVfs(address=NVME, count=2, uses=((0, SECOND),))
+        with pytest.raises(HostError) as told:
             begin(kernel.host(), step)
+        assert told.value.problems[0].hint == "start again, and the plan sees it"
 
     def test_a_function_in_its_physical_ones_group_is_refused(self, kernel: VgpuKernel) -> None:
         kernel.add_sriov(NVME, 2, matches="nvme", same_group=True)

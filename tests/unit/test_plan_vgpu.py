@@ -376,6 +376,25 @@ class TestVirtualFunctions:
         assert "qemu (pid 7)" in plan.problems[0].found
         assert not any(isinstance(s, EnableVfs) for s in plan.steps)
 
+    @pytest.mark.parametrize(
+        ("count", "text", "offset", "stride", "words"),
+        [
+            (0, "", 0, 0, "echo 4 > /sys/bus/pci/devices/0000:03:00.0/sriov_numvfs, then start"),
+            (0, "vfs = 2\n", 1, 0, "echo 2 > "),
+            (0, "vfs = 1\n", 1, 0, ""),  # with one there is no stride
+            (1, "", 1, 0, ""),
+            (4, "", 0, 0, "does not say where its virtual functions are"),
+        ],
+    )
+    def test_a_card_that_says_where_they_are_once_they_are_on(
+        self, count: int, text: str, offset: int, stride: int, words: str
+    ) -> None:
+        facts = sriov_host(count, *(function(n) for n in range(count)))
+        physical = Sriov(address=PciAddress("0000:03:00.0"), offset=offset, stride=stride,
+                         vf_id=PciId("1b36:0010"))
+        plan = planned(self.TEXT + text, changed(facts, sriov=(physical,)))
+        assert [words in p.found for p in plan.problems] == ([True] if words else [])
+
     def test_one_function_by_its_address(self) -> None:
         vfs = tuple(function(n) for n in range(4))
         plan = planned('[[vgpu]]\nparent = "03:00.3"\n', sriov_host(4, *vfs))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qlaunch.errors import HostError
+from qlaunch.errors import HostError, NotRestoredError
 from qlaunch.run.locks import HOST_LOCK, HostLock, is_locked, make_directory, try_lock
 from tests.fake.races import child, contest, end
 
@@ -120,6 +120,19 @@ def test_the_host_lock_waits_and_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     with HostLock(str(tmp_path), said.append):
         assert is_locked(str(tmp_path / HOST_LOCK))
     assert not is_locked(str(tmp_path / HOST_LOCK))
+
+
+def test_who_undoes_waits_longer_and_says_that_nothing_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qlaunch.run.locks.HOST_WAIT", 0.0)
+    monkeypatch.setattr("qlaunch.run.locks.UNDO_WAIT", 0.2)
+    with child(lambda: try_lock(str(tmp_path / HOST_LOCK))):
+        waits = HostLock(str(tmp_path), lambda _: None, undoing=True)
+        start = time.monotonic()
+        with pytest.raises(NotRestoredError, match="nothing was put back"), waits:
+            pass
+        assert time.monotonic() - start > 0.2
 
 
 # -- directories ------------------------------------------------------------------------------

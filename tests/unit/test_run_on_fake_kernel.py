@@ -6,12 +6,13 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qlaunch import children
 from qlaunch.errors import NotRestoredError, QlaunchError
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.plan.steps import (
@@ -25,6 +26,7 @@ from qlaunch.plan.steps import (
 )
 from qlaunch.run.engine import Engine
 from qlaunch.run.journal import (
+    Journal,
     Record,
     Stuck,
     create_journal,
@@ -155,6 +157,44 @@ class Killer:
             os._exit(1)  # a guarded child does nothing more either
 
 
+class SlowKiller(Killer):
+    """Leaves the launcher's child alive, in the middle of its write, until somebody waits for it
+    (or until the recovery is over). The kernel ends no write because its asker has died."""
+
+    def __init__(self, folder: Path, n: int) -> None:
+        super().__init__(folder, n)
+        self.child, self.go = folder / "child", folder / "go"
+
+    def hit(self, *_: object) -> None:
+        with self.count.open("a") as file:
+            file.write(".")
+        if self.count.stat().st_size != self.n:
+            return
+        if os.getpid() != self.launcher:
+            self.child.write_text(str(os.getpid()))
+        os.kill(self.launcher, signal.SIGKILL)
+        wait_for(self.go.exists)
+
+    def waits(self, what: str, _: float) -> None:
+        """For a Host's `on_wait`."""
+        if "dead process" in what:
+            self.go.touch()
+
+    def end(self) -> None:
+        """Have the child go on, and wait for its end."""
+        self.go.touch()
+        if self.child.exists():
+            stat = Path(f"/proc/{self.child.read_text()}/stat")
+            wait_for(lambda: not stat.exists() or ") Z " in stat.read_text())
+
+
+def wait_for(ready: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 def in_process(work: Callable[[], None]) -> int:
     """Run `work` in a forked process; its wait status."""
     pid = os.fork()
@@ -170,29 +210,39 @@ def in_process(work: Callable[[], None]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def launch(kernel: FakeKernel, folder: Path, killer: Killer) -> None:
+def launch(
+    kernel: FakeKernel, folder: Path, killer: Killer, steps: Sequence[Step] = STEPS
+) -> None:
     """Apply and undo, as a session does; dies on the way."""
     killer.launcher = os.getpid()
     kernel.before_write = kernel.after_write = killer.hit
-    host = kernel.host()
-    journal = create_journal(folder, make_header(host, "win7"))
-
-    class Hit:
-        def write(self, record: Record) -> None:
-            journal.write(record)
-            killer.hit()
-
-    engine = Engine(host, Hit(), HANDLERS)
-    engine.apply(STEPS)
+    if isinstance(killer, SlowKiller):
+        kernel.amid_write = killer.hit
+    host = kernel.host(deadline=60.0)
+    journal = HitJournal(create_journal(folder, make_header(host, "win7")), killer)
+    engine = Engine(host, journal, HANDLERS)
+    engine.apply(steps)
     engine.undo_all().check()
 
 
-def recover(kernel: FakeKernel, path: Path) -> None:
+class HitJournal(Journal):
+    """Each record is an event, too."""
+
+    def __init__(self, journal: Journal, killer: Killer) -> None:
+        super().__init__(journal._fd, journal.path)
+        self.killer = killer
+
+    def write(self, record: Record) -> None:
+        super().write(record)
+        self.killer.hit()
+
+
+def recover(kernel: FakeKernel, path: Path, **changes: Any) -> None:
     """What `qlaunch recover` does with a dead run's journal."""
     contents = read_journal(path)
     assert contents.unreadable == ()
-    journal = open_journal(path)
-    Engine.resume(kernel.host(), journal, HANDLERS, contents.records).undo_all().check()
+    journal, host = open_journal(path), kernel.host(**changes)
+    Engine.resume(host, journal, HANDLERS, contents.records).undo_all().check()
 
 
 def test_killed_at_every_moment_a_new_process_puts_the_host_back(kernel: FakeKernel) -> None:
@@ -211,6 +261,43 @@ def test_killed_at_every_moment_a_new_process_puts_the_host_back(kernel: FakeKer
         assert snapshot(kernel.root) == before, f"killed at event {n}"
     assert killed > 60
     assert snapshot(kernel.root) == before
+
+
+def killed_but_not_the_child(kernel: FakeKernel, steps: Sequence[Step]) -> int:
+    """How often the launcher was killed in a write that its child then made all the same, while
+    a recovery began at once. Asserts that the host is as it was each time."""
+    before = snapshot(kernel.root)
+    orphans = 0
+    for n in range(1, 300):
+        folder = kernel.root / f".model/slow-{n}"
+        folder.mkdir()
+        killer = SlowKiller(folder, n)
+
+        def work(folder: Path = folder, killer: SlowKiller = killer) -> None:
+            launch(kernel, folder, killer, steps)
+
+        status = in_process(work)
+        if not os.WIFSIGNALED(status):
+            assert status == 0
+            return orphans
+        orphans += killer.child.exists()
+
+        def work(folder: Path = folder, killer: SlowKiller = killer) -> None:
+            recover(kernel, folder / "journal", deadline=60.0, on_wait=killer.waits)
+
+        status = in_process(work)
+        killer.end()
+        assert status == 0, n
+        assert snapshot(kernel.root) == before, f"killed at event {n}"
+    raise AssertionError("the run never ended by itself")
+
+
+def test_a_dead_launchers_child_that_goes_on_is_waited_for(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "PROGRESS_FIRST", 0.01)
+    # override, unbind, bind there and back: most are seen before and after, and a bind within
+    assert killed_but_not_the_child(kernel, STEPS[1:2]) >= 14
 
 
 def test_recover_killed_as_well(kernel: FakeKernel) -> None:

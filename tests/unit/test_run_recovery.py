@@ -35,7 +35,8 @@ from qlaunch.run.info import (
     kill_qemu,
     try_supervise,
 )
-from qlaunch.run.locks import is_locked, try_lock
+from qlaunch.run.journal import create_journal, make_header
+from qlaunch.run.locks import HOST_LOCK, is_locked, try_lock
 from qlaunch.run.recover import recover_dead
 from qlaunch.run.session import Session
 from qlaunch.run.story import Story
@@ -99,6 +100,33 @@ def test_the_supervisor_is_whoever_holds_the_lock(runtime: Path) -> None:
     assert try_supervise(str(runtime)) is None
     os.close(fd)
     assert find_supervisor(str(runtime)) is None  # the number in the file is stale
+
+
+def test_a_dead_launchers_child_is_no_supervisor(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was just forked, and lets go of all it was given in a moment."""
+    monkeypatch.setattr("qlaunch.run.info.LOOKING", 60.0)
+    asked = runtime / "asked"
+    launcher = os.fork()
+    if launcher == 0:
+        try:
+            if try_supervise(str(runtime)) is not None and os.fork() == 0:
+                wait_for(asked)
+        finally:
+            os._exit(0)
+    os.waitpid(launcher, 0)
+    assert is_locked(f"{runtime}/supervisor")
+    looked = find_supervisor
+
+    def look(path: str) -> int | None:
+        asked.touch()
+        return looked(path)
+
+    monkeypatch.setattr("qlaunch.run.info.find_supervisor", look)
+    fd = try_supervise(str(runtime))
+    assert fd is not None
+    os.close(fd)
 
 
 def test_a_look_at_a_lock_does_not_refuse_it_to_others(runtime: Path) -> None:
@@ -189,6 +217,23 @@ def test_a_dead_machine_is_recovered_by_one_at_a_time(tmp_path: Path, runtime: P
         recover_dead(str(tmp_path), "win7", Story(quiet=True).say, Host(), only_if_dead=True)
     os.close(fd)
     assert not is_locked(f"{runtime}/{LOCK}")
+
+
+def test_a_recovery_that_does_not_get_its_turn_says_that_nothing_is_back(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qlaunch.run.locks.HOST_WAIT", 0.1)
+    monkeypatch.setattr("qlaunch.run.locks.UNDO_WAIT", 0.1)
+    create_journal(runtime, make_header(Host(), "win7")).close()
+    lock = try_lock(f"{tmp_path}/{HOST_LOCK}")
+    assert lock is not None
+    with pytest.raises(NotRestoredError) as told:
+        recover_dead(str(tmp_path), "win7", Story(quiet=True).say, Host())
+    assert told.value.exit_code == EXIT_NOT_RESTORED
+    assert (runtime / "journal").exists()
+    os.close(lock)
+    recover_dead(str(tmp_path), "win7", Story(quiet=True).say, Host())
+    assert not (runtime / "journal").exists()
 
 
 # -- one undo
