@@ -191,6 +191,7 @@ class HostFile(Struct, frozen=True, kw_only=True):
     capacity: int | None = None  # bytes the guest sees, where the format's header tells it
     near: str = ""  # of a missing file without directory: the nearest one above that there is
     free: int | None = None  # of a missing file: bytes free where it would be
+    device: str = ""  # of a block device, major:minor as sysfs has it: what all of this is about
     uid: int = 0
     gid: int = 0
     mode: int = 0

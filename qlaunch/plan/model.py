@@ -54,6 +54,7 @@ class PlannedFd(Struct, frozen=True, kw_only=True):
     of: str = ""  # socket or file path, tap's key, device address, helper's id
     writable: bool = True
     direct: bool = False  # O_DIRECT, as the block node says: QEMU 9.1 takes no other fd for it
+    device: str | None = None  # the block device (major:minor) that the path has to lead to
 
 
 class PlannedNic(Struct, frozen=True, kw_only=True):

@@ -285,3 +285,44 @@ def test_only_roots_own_profiles_have_roots_hooks(stage: Stage) -> None:
     }, done.stderr
     assert roots == {f"{way} run /run/hooked.toml" for way in "sxq"}, done.stderr
     assert refused == {"q run hooked"}, done.stderr
+
+
+@pytest.fixture
+def drives(stage: Stage) -> Iterator[list[str]]:
+    """Two block devices that only root may open."""
+    found: list[str] = []
+    for number in (1, 2):
+        image = stage.directory / f"drive{number}"
+        image.write_bytes(bytes(1 << 20))
+        done = subprocess.run(["losetup", "-f", "--show", str(image)], capture_output=True,
+                              text=True, check=False)
+        found += done.stdout.split()
+    try:
+        if len(found) < 2:
+            pytest.skip("needs loop devices")
+        yield found
+    finally:
+        for path in found:
+            subprocess.run(["losetup", "-d", path], check=True)
+
+
+def test_root_opens_the_block_device_that_was_checked_and_no_other(
+    stage: Stage, drives: list[str]
+) -> None:
+    """A user's hook runs between the plan and the opening, and puts a link elsewhere. That the
+    path leads to a file by then is seen by the look after the hooks."""
+    secret = stage.directory / "secret"
+    secret.write_bytes(bytes(1 << 20))
+    secret.chmod(0o600)
+    targets = {"same": drives[0], "other": drives[1], "file": str(secret)}
+    drive = MACHINE.replace("disk.img", "drive")
+    for name, target in targets.items():
+        hook = f'[hooks]\nbefore = [["ln", "-sfn", "{target}", "{stage.home}/drive"]]\n'
+        stage.write(f"{name}.toml", drive + hook)
+    done = stage.run("".join(
+        f"rm -f drive; ln -s {drives[0]} drive; chown -h {UID} drive\n"
+        f"s run {name} --detach >&2; echo {name} $?; s stop {NAME} --now >&2\n" for name in targets
+    ))
+    assert done.stdout.splitlines() == ["same 0", "other 1", "file 1"], done.stderr
+    told = "drive: this is not the block device that was checked before"
+    assert done.stderr.count(told) == 1, done.stderr
