@@ -72,7 +72,7 @@ def test_a_table_of_its_own_for_one_card(connection: str, over: str) -> None:
     lines = seen(connection, "yes")
     assert [line for line in lines if "the SSH connection" in line] == [
         f"{over} True {'card (through br7)' if over == 'card' else over}, the SSH connection from "
-        f"{connection.split()[0]}",
+        f"{connection.split(maxsplit=1)[0]}",
     ]
     if over != "third":
         assert "third False third, which is up and has an address" in lines
