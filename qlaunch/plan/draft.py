@@ -10,12 +10,11 @@ from typing import Any
 from qlaunch.errors import Problem, Severity
 from qlaunch.facts.model import HostFacts
 from qlaunch.plan.eras import ERAS, Era
+from qlaunch.plan.inherited import FdKind, PlannedFd
 from qlaunch.plan.model import (
     FIRST_FD,
     Account,
-    FdKind,
     Place,
-    PlannedFd,
     PlannedHelper,
     PlannedMake,
     PlannedPort,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from qlaunch.errors import HostError, Problem
 from qlaunch.host.tap import ask_bridge_helper, open_macvtap, open_tap
-from qlaunch.plan.model import Plan, PlannedFd, PlannedNic
+from qlaunch.plan.inherited import PlannedFd
+from qlaunch.plan.model import Plan, PlannedNic
 from qlaunch.run.account import as_account, being
 from qlaunch.run.info import CONTROL, QMP
 from qlaunch.run.locks import remedy
