@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from qlaunch.facts.model import Wanted
     from qlaunch.facts.probe import read_facts, read_snapshot
 
-    wanted = Wanted(holders=True, cpus=False, memory=False, kvm=False, links=False, qemu=None)
+    wanted = Wanted(holders=True, overrides=True, cpus=False, memory=False, kvm=False,
+                    links=False, qemu=None)
     facts = read_snapshot(Path(args.facts)) if args.facts else read_facts(wanted)
     wanted_devices = set(named(facts, args.address))
     found = [
@@ -119,6 +120,8 @@ def _device_lines(device: PciDevice) -> list[str]:
     override = f" (override {device.driver_override})" if device.driver_override else ""
     line = f"  {device.address}  {device.id}  {kind:11}  {device.driver or '-'}{override}{resets}"
     extra = []
+    if device.stuck:
+        extra.append("does not answer: taking it from its driver, or a reset, hangs in the kernel")
     if device.sriov_total:
         extra.append(f"{device.sriov_count or 0} of {device.sriov_total} virtual functions on")
     if device.physfn:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from qlaunch.facts.probe import read_facts, read_snapshot
 
     facts = read_snapshot(Path(args.facts), ExaminedFacts) if args.facts else read_facts(
-        Wanted(health=True, holders=True, firewall=True)
+        Wanted(health=True, holders=True, overrides=True, firewall=True)
     )
     found = examine(facts)
     faults = sum(one.level == "fault" for one in found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from qlaunch.facts.tree import (
@@ -109,7 +110,11 @@ class BlockTable:
         for other in above[1:]:
             if kind := self.layer(other):
                 return kind
-        return "zfs" if any(self._is_zfs(n) for n in above) else ""
+        return "zfs" if any(self.pool_of(n) is not None for n in above) else ""
+
+    def is_partition(self, name: str) -> bool:
+        """Whether it is part of a drive."""
+        return "partition" in list_names(self._path(name))
 
     def layer(self, name: str) -> str:
         """What a device on top of another is: lvm, crypt, multipath, md, bcache; "" for a disk."""
@@ -132,11 +137,19 @@ class BlockTable:
             if len(words) < 10 or "-" not in words:
                 continue
             source, *options = words[words.index("-") + 2 :][:2] or [""]
-            name = self._numbers.get(words[2]) or self.name_of(_plain(source))
-            if name is not None:
+            written = "rw" in "".join(options).split(",")  # the file system, not one mount of it
+            for name in self._sources(words[2], _plain(source)):
                 self._mounts.setdefault(name, []).append(_plain(words[4]))
-                if "rw" in "".join(options).split(","):  # of the file system, not of one mount
+                if written:
                     self._written.add(name)
+
+    def _sources(self, number: str, source: str) -> Iterator[str]:
+        """The devices of a mount: by number or name; bcachefs says `/dev/sda:/dev/sdb`."""
+        if (known := self._numbers.get(number) or self.name_of(source)) is not None:
+            yield known
+        elif ":/dev/" in source:
+            names = (self.name_of(node) for node in source.split(":"))
+            yield from (name for name in names if name is not None)
 
     def _read_btrfs(self) -> None:
         path = f"{self.base}/sys/fs/btrfs"
@@ -148,12 +161,16 @@ class BlockTable:
             if not self._written.isdisjoint(members):
                 self._written.update(members)
 
-    def _is_zfs(self, name: str) -> bool:
-        """ZFS claims nothing in sysfs: udev's word that it is a member, and the module loaded."""
+    def pool_of(self, name: str) -> str | None:
+        """The ZFS pool that it is a member of. ZFS claims nothing in sysfs: udev's word, and the
+        module loaded."""
         if not list_names(f"{self.base}/sys/module/zfs"):
-            return False
+            return None
         lines = read_lines(f"{self.base}/run/udev/data/b{self.number_of(name)}")
-        return "E:ID_FS_TYPE=zfs_member" in lines
+        if "E:ID_FS_TYPE=zfs_member" not in lines:
+            return None
+        label = "E:ID_FS_LABEL="
+        return next((line.removeprefix(label) for line in lines if line.startswith(label)), "")
 
 
 def block_name(root: Path, path: str) -> str | None:

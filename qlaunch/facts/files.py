@@ -120,10 +120,11 @@ def _read_file(
     kind: Kind = next((k for bits, k in _KINDS if stat.S_IFMT(status.st_mode) == bits), "other")
     size: int | None = status.st_size if kind == "file" else None
     mounted: tuple[str, ...] = ()
-    in_use = ""
+    in_use = device = ""
     if name is not None and table is not None:
         kind, size = "block", table.size(name)
         mounted, in_use = table.mounted(name), table.in_use(name)
+        device = table.number_of(name)
         if not (mounted or in_use or base_of(root)) and is_claimed(str(real)):
             in_use = "claimed by the kernel (mounted in another namespace, or held by a driver)"
     related = table.related(name) if name is not None and table is not None else ()
@@ -135,7 +136,7 @@ def _read_file(
         writable=_may(real, account, "w", root) and not _read_only(real, kind),
         mounted=mounted, written=bool(mounted and name and table and table.written(name)),
         in_use=in_use, lock=lock.use, locked_by=lock.by,
-        format=header.format, capacity=header.capacity,
+        format=header.format, capacity=header.capacity, device=device,
         uid=status.st_uid, gid=status.st_gid, mode=stat.S_IMODE(status.st_mode),
     )
 

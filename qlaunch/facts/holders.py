@@ -7,19 +7,23 @@ do. A function's IOMMU group has the holders of all its members.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from shlex import join
+from shlex import join, quote
 
 from msgspec.structs import replace
 
-from qlaunch.facts.blocks import BlockTable
-from qlaunch.facts.links import Route, link_to, links_over, read_routes
+from qlaunch.children import guarded
+from qlaunch.errors import KERNEL_LOG, HostError, StuckError
+from qlaunch.facts.blocks import BlockTable, is_claimed
+from qlaunch.facts.links import Route, has_policy, link_to, links_over, read_routes
 from qlaunch.facts.model import DISPLAY_CLASS, Holder, PciDevice
 from qlaunch.facts.processes import read_process_holders
 from qlaunch.facts.tree import base_of, read_lines, read_whole
 
-VITAL = frozenset(("mount", "swap", "route", "lvm", "md"))
+VITAL = frozenset(("mount", "swap", "route", "lvm", "md", "zfs", "claimed"))
+_OPENING = 3.0  # seconds for opening a controller's disks
 _ANCESTORS = 32  # launcher, sudo, shell, multiplexer, sshd: far less
 _CLOSE = {"lvm": "lvchange -an", "crypt": "cryptsetup close", "multipath": "multipath -f"}
 _LINK_LOCAL = "20"  # scope column of /proc/net/if_inet6
@@ -43,7 +47,7 @@ def with_holders(root: Path, devices: Sequence[PciDevice]) -> tuple[PciDevice, .
     filled = []
     for device in devices:
         holders = [
-            *_block_holders(blocks, _names(device, blocks)),
+            *_of_disks(blocks, device),
             *network.holders(n[4:] for n in device.nodes if n.startswith("net/")),
             *seats.get(device.address, ()),
             *processes.get(device.address, ()),
@@ -93,6 +97,51 @@ def _names(device: PciDevice, blocks: BlockTable) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for node in nodes for name in blocks.above(node)))
 
 
+def _of_disks(blocks: BlockTable, device: PciDevice) -> list[Holder]:
+    """Of each drive what the host has on it; of one without, whether the kernel claims it."""
+    found: list[Holder] = []
+    unsure: dict[str, list[Holder]] = {}
+    names = [node for node in device.nodes if node in blocks.names]
+    for disk in (name for name in names if not blocks.is_partition(name)):
+        holders = list(_block_holders(blocks, blocks.above(disk)))
+        if all(holder.kind == "zfs" for holder in holders):  # also of a pool that was exported
+            unsure[disk] = holders
+        else:
+            found += holders
+    if unsure and not blocks.base and os.geteuid() == 0:
+        found += _claims(blocks, device, unsure)
+    else:
+        found += [holder for holders in unsure.values() for holder in holders]
+    return list(dict.fromkeys(found))  # a volume over two drives is one
+
+
+def _claims(
+    blocks: BlockTable, device: PciDevice, unsure: dict[str, list[Holder]]
+) -> Iterable[Holder]:
+    """Drives that the kernel keeps although nothing we know of uses them: mounted in another mount
+    namespace, an iSCSI target's, a ZFS pool's that udev has not seen. Opening a drive may hang
+    where its driver does, hence the child."""
+
+    def look() -> str:
+        return " ".join(disk for disk in unsure if is_claimed(f"/dev/{disk.replace('!', '/')}"))
+
+    try:
+        claimed = guarded(look, f"opening the drives of {device.address}", deadline=_OPENING)
+    except StuckError:
+        yield Holder(kind="claimed", what=f"{' '.join(unsure)}, which does not answer",
+                     remedy=KERNEL_LOG)
+        return
+    except (OSError, HostError):
+        return
+    for disk in claimed.split():
+        label = blocks.label(disk)
+        yield from unsure[disk] or (Holder(
+            kind="claimed", what=label,
+            remedy=f"lsblk {label}; fuser -v {label}: it is mounted in a container, or an iSCSI "
+            "target's, a RAID's or a pool's",
+        ),)
+
+
 def _block_holders(blocks: BlockTable, names: Sequence[str]) -> Iterable[Holder]:
     """Mounts and swaps; of volumes that nothing is mounted on, the volume."""
     for name in names:
@@ -104,14 +153,21 @@ def _block_holders(blocks: BlockTable, names: Sequence[str]) -> Iterable[Holder]
             yield Holder(kind="mount", what=f"{points[0]}{more} ({label})", remedy=remedy)
         if name in blocks.swaps:
             yield Holder(kind="swap", what=label, remedy=f"swapoff {label}")
-        if points or name in blocks.swaps or any(n != name for n in blocks.above(name)):
-            continue
-        layer = blocks.layer(name)
-        if layer == "md":
-            yield Holder(kind="md", what=label, remedy=f"mdadm --stop {label}")
-        elif layer:
-            remedy = f"{_CLOSE.get(layer, 'dmsetup remove')} {label}"
-            yield Holder(kind="lvm", what=f"{label} ({layer})", remedy=remedy)
+        if not (points or name in blocks.swaps or any(n != name for n in blocks.above(name))):
+            yield from _volume(blocks, name, label)
+
+
+def _volume(blocks: BlockTable, name: str, label: str) -> Iterable[Holder]:
+    """A volume, array or pool that is active, with nothing on top that we know of."""
+    layer = blocks.layer(name)
+    if layer == "md":
+        yield Holder(kind="md", what=label, remedy=f"mdadm --stop {label}")
+    elif layer:
+        remedy = f"{_CLOSE.get(layer, 'dmsetup remove')} {label}"
+        yield Holder(kind="lvm", what=f"{label} ({layer})", remedy=remedy)
+    elif (pool := blocks.pool_of(name)) is not None:
+        yield Holder(kind="zfs", what=f"{label} ({pool or 'pool'})",
+                     remedy=f"zpool export {quote(pool)}" if pool else "zpool export its pool")
 
 
 class _Network:
@@ -126,9 +182,21 @@ class _Network:
             words = line.split()
             if len(words) == 6 and words[3] != _LINK_LOCAL:
                 self.addressed.add(words[5])
-        client = ssh_client(root)
+        client, server = ssh_ends(root)
         self.client = client
         self.ssh = link_to(self.routes, client) if client else None
+        if not base_of(root) and has_policy(self.routes, ""):
+            self._ask_policy(client, server)
+
+    def _ask_policy(self, client: str, server: str) -> None:
+        """A default route of another table is for those that a rule sends there, so it makes its
+        link no more precious than an address does."""
+        from qlaunch.facts.policy import link_back, read_all_tables
+
+        routes = read_all_tables()
+        self.addressed.update(route.link for route in routes)
+        if client:
+            self.ssh = link_back(client, server) or link_to((*self.routes, *routes), client)
 
     def holders(self, names: Iterable[str]) -> Iterable[Holder]:
         """At most one a link: its gravest use, also through a bridge, bond or VLAN on it."""
@@ -156,24 +224,29 @@ def _through(name: str, used: str | None) -> str:
 
 
 def ssh_client(root: Path) -> str | None:
-    """The address our SSH session comes from, of our environment or an ancestor's.
+    """The address our SSH session comes from; None without one."""
+    return ssh_ends(root)[0] or None
 
-    sudo drops SSH_CONNECTION, so parents are asked, up to the first that has it.
+
+def ssh_ends(root: Path) -> tuple[str, str]:
+    """The client's address and ours in SSH_CONNECTION, of our environment or an ancestor's.
+
+    sudo drops it, so parents are asked, up to the first that has it.
     """
     base = base_of(root)
     pid = "self"
     for _ in range(_ANCESTORS):
         for entry in (read_whole(f"{base}/proc/{pid}/environ") or b"").split(b"\0"):
             if entry.startswith(b"SSH_CONNECTION="):
-                words = entry.partition(b"=")[2].decode(errors="replace").split()
-                return words[0] if words else None
+                words = [*entry.partition(b"=")[2].decode(errors="replace").split(), "", "", ""]
+                return words[0], words[2]
         status = dict(
             line.partition(":")[::2] for line in read_lines(f"{base}/proc/{pid}/status")
         )
         pid = status.get("PPid", "").strip()
         if pid in ("", "0", "1"):
-            return None
-    return None
+            break
+    return "", ""
 
 
 def _seat_holders(root: Path, devices: Sequence[PciDevice]) -> dict[str, tuple[Holder, ...]]:

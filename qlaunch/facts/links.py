@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from qlaunch.facts.net_model import Link
 from qlaunch.facts.tree import (
     base_of,
     link_name,
+    link_target,
     list_names,
     read_attribute,
     read_lines,
@@ -25,6 +26,7 @@ from qlaunch.values import PciAddress, parse_pci_address
 Kind = Literal["bridge", "tap", "wireless", "physical", "virtual"]
 IFF_UP = 0x1
 _IFF_TAP = 0x2  # of tun_flags; IFF_TUN is 1
+_DATAPATH = "ovs-system"  # of all Open vSwitches of the kernel's kind (lib/dpif-netlink.c)
 _RTF_UP, _RTF_REJECT = 0x1, 0x200
 
 
@@ -94,8 +96,17 @@ def link_to(routes: tuple[Route, ...], address: str) -> str | None:
     return scope or route_to(routes, plain if "." in plain else address)
 
 
+def has_policy(routes: Iterable[Route], base: str) -> bool:
+    """Whether more than the main table counts: IPv4 has one beside main and local ("Id 100:" in
+    fib_trie), or two links lead anywhere by IPv6."""
+    if any(line.startswith("Id ") for line in read_lines(f"{base}/proc/net/fib_trie")):
+        return True
+    return len({r.link for r in routes if r.width == 128 and r.bits == 0}) > 1
+
+
 def links_over(root: Path, name: str) -> tuple[str, ...]:
-    """The link and all that stand on it: its bridge or bond, VLANs, macvlans (`upper_*` links)."""
+    """The link and all that stand on it: its bridge or bond, VLANs, macvlans (`upper_*` links);
+    of an Open vSwitch all links that may be its own."""
     base = f"{base_of(root)}/sys/class/net"
     found: list[str] = []
     left = [name]
@@ -107,7 +118,25 @@ def links_over(root: Path, name: str) -> tuple[str, ...]:
             left.extend(e.removeprefix("upper_") for e in entries if e.startswith("upper_"))
             if (master := link_name(f"{base}/{current}/master")) is not None:
                 left.append(master)
+            if current == _DATAPATH:
+                left.extend(n for n in list_names(base) if _may_be_internal(base, n))
     return tuple(found)
+
+
+def _may_be_internal(base: str, name: str) -> bool:
+    """Whether a link may be a switch's internal port, where its addresses and routes are. The
+    kernel ties only the other ports to the datapath (net/openvswitch/vport-netdev.c
+    ovs_netdev_link), and sysfs has no mark for internal ones: so all virtual Ethernet links that
+    are nothing else.
+    """
+    path = f"{base}/{name}"
+    if "/devices/virtual/" not in (link_target(path) or "") or name == "lo":
+        return False
+    entries = list_names(path)
+    known = any(e in ("bridge", "bonding", "tun_flags") or e[:6] == "lower_" for e in entries)
+    ethernet = read_number(f"{path}/type") in (None, 1)  # ARPHRD_ETHER
+    alone = read_number(f"{path}/iflink") in (None, read_number(f"{path}/ifindex"))  # no veth
+    return ethernet and alone and not known
 
 
 def _read_link(path: str, name: str, default: set[str]) -> Link | None:

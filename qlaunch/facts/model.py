@@ -71,7 +71,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     memlock: int | None = None  # bytes; None is no limit
 
 
-HolderKind = Literal["process", "mount", "swap", "route", "lvm", "md", "seat", "vfio", "link"]
+HolderKind = Literal[
+    "process", "mount", "swap", "route", "lvm", "md", "zfs", "claimed", "seat", "vfio", "link"
+]
 
 
 class Holder(Struct, frozen=True, kw_only=True):
@@ -100,7 +102,8 @@ class PciDevice(Struct, frozen=True, kw_only=True):
     revision: int = 0
     header_type: int | None = None  # 0 is a device, 1 a bridge, 2 a CardBus bridge
     driver: str | None = None
-    driver_override: str | None = None
+    driver_override: str | None = None  # only where Wanted.overrides
+    stuck: bool = False  # the kernel keeps its lock: an unbind, probe or reset of it hangs
     iommu_group: int | None = None
     reset_methods: tuple[str, ...] | None = None  # None: the kernel has no reset_method file
     numa_node: int | None = None
@@ -190,6 +193,7 @@ class HostFile(Struct, frozen=True, kw_only=True):
     capacity: int | None = None  # bytes the guest sees, where the format's header tells it
     near: str = ""  # of a missing file without directory: the nearest one above that there is
     free: int | None = None  # of a missing file: bytes free where it would be
+    device: str = ""  # of a block device, major:minor as sysfs has it: what all of this is about
     uid: int = 0
     gid: int = 0
     mode: int = 0
@@ -291,6 +295,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     pinned: bool = False
     pci: bool = True
     holders: bool = False  # scans every process's fds: for check, run and devices
+    overrides: bool = False  # needs a child, because the file may not answer
     kvm: bool = True
     iommu: bool = True
     links: bool = True
@@ -314,4 +319,4 @@ class Wanted(Struct, frozen=True, kw_only=True):
     health: bool = False  # for doctor and check: facts/health_model.py
 
 
-EVERYTHING = Wanted(vgpu=True, holders=True, usb=True, inputs=True, health=True)
+EVERYTHING = Wanted(vgpu=True, holders=True, overrides=True, usb=True, inputs=True, health=True)

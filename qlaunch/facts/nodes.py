@@ -1,117 +1,94 @@
-"""Which /dev nodes and network links a PCI function carries.
+"""Which /dev nodes and network links each PCI function carries.
 
-They are found where the kernel puts them: in class directories (drm, sound, block, …) somewhere
-below the function's own directory. Only directories that can lead there are entered: SCSI hosts
-and targets, virtio devices, USB devices and their interfaces.
+Read from the other end: /sys/dev/char, /sys/class/block and /sys/class/net list everything that
+has a node or is a link, and each is a link that says where it hangs. So whatever lies between a
+controller and its disk (SAS expanders, FC rports, MMC cards, VMD's own PCI domain) need not be
+known, and the cost is one readlink a node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
-from qlaunch.facts.tree import list_names, read_attribute
+from qlaunch.facts.tree import link_target, list_names
 
-_SOUND = ("pcmC", "controlC", "hwC", "midiC", "comprC")
-_DEEPEST = 16  # USB allows seven tiers of hubs; a loop cannot occur, but cost must have an end
+_USB_MAJOR = "189"  # of whole devices; 128 minors a bus (drivers/usb/core/hub.c usb_new_device)
+# devnode() of the classes: where below /dev the kernel makes their nodes.
+_FOLDERS = {
+    "accel": "accel/", "drm": "dri/", "infiniband_mad": "infiniband/", "input": "input/",
+    "infiniband_verbs": "infiniband/", "sound": "snd/", "vfio-dev": "vfio/devices/",
+}  # fmt: skip
+_USB_FOLDER = ("adutux", "hiddev", "iowarrior", "legousbtower", "lp")  # of usbmisc: usb/NAME
+_UNSEEN = frozenset(("bsg",))  # a second node of each SCSI device, that nothing keeps open
 
 
-def find_nodes(path: str, entries: Iterable[str]) -> tuple[str, ...]:
-    """Names relative to /dev (`dri/card0`, `snd/pcmC0D0p`, `nvme0n1p1`) and `net/NAME` for links.
+def read_nodes(base: str) -> dict[str, tuple[str, ...]]:
+    """PCI address → names relative to /dev (`dri/card0`, `snd/pcmC0D0p`, `nvme0n1p1`) and
+    `net/NAME` for links, sorted.
+    """
+    found: dict[str, set[str]] = {}
+    for target, node in _all(base):
+        for address in carriers(target):
+            found.setdefault(address, set()).add(node)
+    return {address: tuple(sorted(nodes)) for address, nodes in found.items()}
 
-    `path` is the function's directory, `entries` its names (already listed by the caller).
+
+def carriers(target: str) -> tuple[str, ...]:
+    """The PCI functions that what lies at a path of /sys/devices depends on.
+
+    In each PCI domain of the path it is the last one; those before it are the bridges above. Only
+    VMD has a second: its own function, below which `pci10000:e0` begins anew.
     """
     found: list[str] = []
-    for name in entries:
-        if name in _CLASSES or name.startswith(("virtio", "ata", "host", "usb")):
-            found.extend(_walk(f"{path}/{name}", name, _DEEPEST))
-    return tuple(sorted(found))
+    before = ""
+    for part in target.split("/"):
+        if part.count(":") == 2 and part[-2:-1] == "." and len(part) >= 12:
+            before = part
+        elif before and part.startswith("pci") and ":" in part:
+            found.append(before)
+            before = ""
+    return (*found, before) if before else tuple(found)
 
 
-def _walk(path: str, name: str, depth: int) -> Iterator[str]:
-    read_class = _CLASSES.get(name)
-    if read_class is not None:
-        yield from read_class(path)
-        return
-    if _is_usb_device(name) and (node := _device_name(path)):
-        yield node
-    if depth:
-        for child in list_names(path):
-            if _leads_on(child):
-                yield from _walk(f"{path}/{child}", child, depth - 1)
+def _all(base: str) -> Iterator[tuple[str, str]]:
+    """(where it hangs, its name) of what hangs on hardware."""
+    for folder in ("dev/char", "class/block", "class/net"):
+        path = f"{base}/sys/{folder}"
+        for name in list_names(path):
+            target = link_target(f"{path}/{name}")
+            if target is None or "/devices/virtual/" in target or ":" not in target:
+                continue
+            if folder == "class/block":
+                yield target, _namespace(name.replace("!", "/"))
+            elif folder == "class/net":
+                yield target, f"net/{name}"
+            elif node := _char(name, target):
+                yield target, node
 
 
-def _leads_on(name: str) -> bool:
-    """Digits begin SCSI addresses, USB ports and HID devices; the rest is named."""
-    return name in _CLASSES or name[0].isdigit() or name.startswith(("host", "target", "virtio"))
-
-
-def _is_usb_device(name: str) -> bool:
-    """`usb1`, `1-1.4`; interfaces (`1-1:1.0`) are not nodes."""
-    return name.startswith("usb") or (name[0].isdigit() and "-" in name and ":" not in name)
-
-
-def _device_name(path: str) -> str | None:
-    """DEVNAME= of a uevent file: `bus/usb/001/004`."""
-    for line in (read_attribute(f"{path}/uevent") or "").splitlines():
-        if line.startswith("DEVNAME="):
-            return line.removeprefix("DEVNAME=")
-    return None
-
-
-def _plain(prefix: str = "") -> Callable[[str], Iterator[str]]:
-    def read(path: str) -> Iterator[str]:
-        return (prefix + name for name in list_names(path))
-
-    return read
-
-
-def _drm(path: str) -> Iterator[str]:
-    """card0 and renderD128; `card0-HDMI-A-1` would be a connector, `version` is not one of ours."""
-    for name in list_names(path):
-        if name.startswith(("card", "renderD", "controlD")) and "-" not in name:
-            yield f"dri/{name}"
-
-
-def _sound(path: str) -> Iterator[str]:
-    for card in list_names(path):
-        for name in list_names(f"{path}/{card}") if card.startswith("card") else ():
-            if name.startswith(_SOUND):
-                yield f"snd/{name}"
-
-
-def _block(path: str) -> Iterator[str]:
-    for disk in list_names(path):
-        yield disk
-        yield from (name for name in list_names(f"{path}/{disk}") if name.startswith(disk))
-
-
-def _nvme(path: str) -> Iterator[str]:
-    """nvme0, nvme0n1 and its partitions; a multipath namespace shows as nvme0c1n1 here, and the
-    node people see (nvme0n1) lives below /sys/devices/virtual (drivers/nvme/host/multipath.c).
-    """
-    for controller in list_names(path):
-        yield controller
-        for name in list_names(f"{path}/{controller}"):
-            if name.startswith("nvme"):
-                yield _namespace(name)
-                parts = list_names(f"{path}/{controller}/{name}")
-                yield from (part for part in parts if part.startswith(name))
+def _char(number: str, target: str) -> str | None:
+    """The node of a character device: `major:minor`, and the device's path."""
+    major, _, minor = number.partition(":")
+    if major == _USB_MAJOR:
+        place = int(minor) if minor.isdecimal() else 0
+        return f"bus/usb/{place // 128 + 1:03}/{place % 128 + 1:03}"
+    *_, above, parent, name = "", "", *target.split("/")
+    if parent in _UNSEEN or not name:
+        return None
+    if parent == "dvb":  # dvb0.frontend1 (drivers/media/dvb-core/dvbdev.c dvb_devnode)
+        card, _, what = name.partition(".")
+        return f"dvb/adapter{card.removeprefix('dvb')}/{what}"
+    if parent == "usbmisc" and name.startswith(_USB_FOLDER):
+        return f"usb/{name}"
+    # sound/card0/pcmC0D0p and input/input7/event3 have a device of their own in between
+    return _FOLDERS.get(parent, _FOLDERS.get(above, "")) + name.replace("!", "/")
 
 
 def _namespace(name: str) -> str:
+    """With multipath a namespace hangs on its controller as nvme0c1n1, and the node people see
+    (nvme0n1) lies below /sys/devices/virtual (drivers/nvme/host/multipath.c)."""
     head, _, rest = name.partition("c")
-    return f"{head}n{rest.partition('n')[2]}" if rest and "n" in rest else name
-
-
-_CLASSES: dict[str, Callable[[str], Iterator[str]]] = {
-    "block": _block,
-    "drm": _drm,
-    "graphics": _plain(),
-    "hidraw": _plain(),
-    "net": _plain("net/"),
-    "nvme": _nvme,
-    "scsi_generic": _plain(),
-    "sound": _sound,
-    "vfio-dev": _plain("vfio/devices/"),
-    "video4linux": _plain(),
-}
+    path, between, number = rest.partition("n")
+    if head.startswith("nvme") and between and path.isdecimal():
+        return f"{head}n{number}"
+    return name

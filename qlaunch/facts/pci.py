@@ -1,9 +1,11 @@
 """The PCI functions of the host (Documentation/ABI/testing/sysfs-bus-pci).
 
-Read before every launch, so it is spare: one directory listing tells which attributes exist, one
-`uevent` holds the ids, and everything is opened relative to the function's directory. Nothing
+Read before every launch, so it is spare: one directory listing tells which attributes exist,
+`modalias` holds the ids, and everything is opened relative to the function's directory. Nothing
 here wakes a sleeping device: `config` is left alone in D3cold, because reading it resumes the
-device (pci_config_pm_runtime_get).
+device (pci_config_pm_runtime_get). And nothing here sleeps with an unbind or reset that hangs:
+`driver_override`, `sriov_numvfs` and in some kernels `uevent` (uevent_show, 6.1.105 for one) take
+the device's lock. The first is read where it is wanted (overrides.py); functions are counted.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qlaunch.facts.model import PciDevice
-from qlaunch.facts.nodes import find_nodes
+from qlaunch.facts.nodes import read_nodes
 from qlaunch.facts.tree import (
     base_of,
     link_name,
@@ -29,6 +31,7 @@ _PCI_HEADER_TYPE = 0x0E  # include/uapi/linux/pci_regs.h
 _ALIAS = b"alias vfio_pci:"
 
 Variants = tuple[tuple[str, str], ...]  # (modalias pattern without its bus, module)
+Nodes = dict[str, tuple[str, ...]]
 
 
 class Variant(NamedTuple):
@@ -48,12 +51,13 @@ def read_pci(root: Path = Path("/"), *, release: str = "") -> tuple[PciDevice, .
     path = f"{base}/sys/bus/pci/devices"
     slots = _read_slots(base)
     variants = read_variants(root, release) if release else ()
+    nodes = read_nodes(base)
     try:
         bus = os.open(path, _DIRECTORY)
     except OSError:
         return ()
     try:
-        found = [_read_device(base, bus, name, slots, variants) for name in list_names(bus)]
+        found = [_read_device(base, bus, name, slots, variants, nodes) for name in list_names(bus)]
     finally:
         os.close(bus)
     return tuple(device for device in found if device is not None)
@@ -70,14 +74,14 @@ def _read_slots(base: str) -> dict[str, str]:
 
 
 def _read_device(
-    base: str, bus: int, name: str, slots: dict[str, str], variants: Variants
+    base: str, bus: int, name: str, slots: dict[str, str], variants: Variants, nodes: Nodes
 ) -> PciDevice | None:
     try:
         fd = os.open(name, _DIRECTORY, dir_fd=bus)
     except OSError:
         return None
     try:
-        return _Function(base, fd, name).read(slots, variants)
+        return _Function(base, fd, name).read(slots, variants, nodes)
     finally:
         os.close(fd)
 
@@ -89,42 +93,39 @@ class _Function:
         self.base, self.fd, self.name = base, fd, name
         self.entries = list_names(fd)
         self.has = frozenset(self.entries)
-        event = read_attribute("uevent", fd) or ""
-        self.event = dict(line.partition("=")[::2] for line in event.splitlines())
+        self.modalias = self._text("modalias") or ""
 
-    def read(self, slots: dict[str, str], variants: Variants) -> PciDevice | None:
+    def read(
+        self, slots: dict[str, str], variants: Variants, nodes: Nodes
+    ) -> PciDevice | None:
         """None when there is no vendor and device id: the function has gone."""
-        ident = self._id("PCI_ID", "vendor", "device")
+        ident = self._id(5, "vendor", "device")
         if ident is None:
             return None
         driver = self._link("driver")
-        override = self._text("driver_override")
         power = self._text("power_state")
         group = self._link("iommu_group")
         physfn = self._link("physfn")
-        modalias = self.event.get("MODALIAS") or self._text("modalias") or ""
-        variant = match_variant(self.base, variants, modalias)
+        variant = match_variant(self.base, variants, self.modalias)
         return PciDevice(
             address=PciAddress(self.name),
             id=ident,
-            subsystem=self._id("PCI_SUBSYS_ID", "subsystem_vendor", "subsystem_device"),
+            subsystem=self._id(24, "subsystem_vendor", "subsystem_device"),
             class_code=self._class_code(),
             revision=self._number("revision", 0) or 0,
             header_type=None if power == "D3cold" else self._header_type(),
             driver=driver,
-            # pci-sysfs.c prints a NULL override with %s
-            driver_override=None if override in ("", "(null)") else override,
             iommu_group=int(group) if group and group.isdigit() else None,
             reset_methods=self._reset_methods(),
             numa_node=self._numa_node(),
             sriov_total=self._number("sriov_totalvfs"),
-            sriov_count=self._number("sriov_numvfs"),
+            sriov_count=self._functions(),
             physfn=_address(physfn),
             boot_vga=self._boot_vga(),
             power_state=power,
             slot=slots.get(self.name.partition(".")[0]),
-            modalias=modalias,
-            nodes=self._nodes(driver),
+            modalias=self.modalias,
+            nodes=self._nodes(driver, nodes.get(self.name, ())),
             vfio_driver=variant.driver,
             vfio_module=variant.module,
         )
@@ -138,10 +139,13 @@ class _Function:
     def _link(self, name: str) -> str | None:
         return link_name(name, self.fd) if name in self.has else None
 
-    def _id(self, key: str, vendor: str, device: str) -> PciId | None:
-        """From uevent, or from the two attributes; 0000:0000 is no id."""
-        text = self.event.get(key, "")
-        if len(text) != 9:
+    def _id(self, at: int, vendor: str, device: str) -> PciId | None:
+        """From the modalias, or from the two attributes; 0000:0000 is no id."""
+        text = ""
+        if self._is_whole():
+            gap = 9 if at == 5 else 10  # v00001002d0000679A, sv…sd…
+            text = f"{self.modalias[at + 4:at + 8]}:{self.modalias[at + gap + 4:at + gap + 8]}"
+        else:
             first, second = self._number(vendor, 0), self._number(device, 0)
             if first is None or second is None:
                 return None
@@ -151,12 +155,25 @@ class _Function:
         except ValueError:
             return None
 
+    def _is_whole(self) -> bool:
+        """pci:v%08Xd%08Xsv%08Xsd%08Xbc%02Xsc%02Xi%02X (pci-sysfs.c modalias_show)."""
+        return len(self.modalias) == 53 and self.modalias.startswith("pci:v")
+
     def _class_code(self) -> int:
-        text = self.event.get("PCI_CLASS", "")
+        text = self.modalias
         try:
-            return int(text, 16) if text else self._number("class", 0) or 0
+            return (
+                int(text[44:46] + text[48:50] + text[51:53], 16) if self._is_whole()
+                else self._number("class", 0) or 0
+            )
         except ValueError:
             return 0
+
+    def _functions(self) -> int | None:
+        """Virtual functions that are on, by their links."""
+        if "sriov_totalvfs" not in self.has:
+            return None
+        return sum(name.startswith("virtfn") for name in self.entries)
 
     def _header_type(self) -> int | None:
         """The layout without its multifunction bit; None when the device does not answer."""
@@ -184,8 +201,7 @@ class _Function:
         text = self._text("boot_vga")
         return text == "1" if text else None
 
-    def _nodes(self, driver: str | None) -> tuple[str, ...]:
-        nodes = find_nodes(f"{self.base}/sys/bus/pci/devices/{self.name}", self.entries)
+    def _nodes(self, driver: str | None, nodes: tuple[str, ...]) -> tuple[str, ...]:
         if driver != "nvidia":
             return nodes
         # NVIDIA's nodes hang on no sysfs device; its own /proc tree gives their minor number

@@ -146,6 +146,8 @@ def _pci(wanted: Wanted, root: Path, release: str) -> tuple[PciDevice, ...]:
     from qlaunch.facts.pci import read_pci
 
     devices = read_pci(root, release=release)
+    if wanted.overrides:
+        devices = load("qlaunch.facts.overrides:with_overrides")(root, devices)
     if wanted.holders:
         from qlaunch.facts.holders import with_holders
 

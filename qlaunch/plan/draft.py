@@ -10,12 +10,11 @@ from typing import Any
 from qlaunch.errors import Problem, Severity
 from qlaunch.facts.model import HostFacts
 from qlaunch.plan.eras import ERAS, Era
+from qlaunch.plan.inherited import FdKind, PlannedFd
 from qlaunch.plan.model import (
     FIRST_FD,
     Account,
-    FdKind,
     Place,
-    PlannedFd,
     PlannedHelper,
     PlannedMake,
     PlannedPort,
@@ -73,11 +72,15 @@ class Draft:
         """Id of the guest's bus 0."""
         return "pci.0" if self.is_pc else "pcie.0"
 
-    def fd(self, kind: FdKind, of: str = "", *, writable: bool = True, direct: bool = False) -> int:
+    def fd(
+        self, kind: FdKind, of: str = "", *, writable: bool = True, direct: bool = False,
+        device: str | None = None,
+    ) -> int:
         """Reserve the next fixed fd number."""
         number = FIRST_FD + len(self.fds)
         self.fds.append(
-            PlannedFd(number=number, kind=kind, of=of, writable=writable, direct=direct)
+            PlannedFd(number=number, kind=kind, of=of, writable=writable, direct=direct,
+                      device=device)
         )
         return number
 

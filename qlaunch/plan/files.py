@@ -23,7 +23,8 @@ def handed_fd(draft: Draft, path: str, file: HostFile | None, writable: bool, *,
         return None
     if file.readable and (file.writable or not writable):
         return None
-    return draft.fd("file", path, writable=writable, direct=direct)
+    device = file.device if file.kind == "block" else None
+    return draft.fd("file", path, writable=writable, direct=direct, device=device)
 
 
 def root_for_itself(draft: Draft) -> bool:

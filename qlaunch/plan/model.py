@@ -16,6 +16,7 @@ from qlaunch.profile.profile import Profile
 from qlaunch.values import CpuSet, GuestSlot, MacAddress, PciAddress
 
 if TYPE_CHECKING:
+    from qlaunch.plan.inherited import PlannedFd
     from qlaunch.plan.plugs import (
         PlannedChannel,
         PlannedEvdev,
@@ -39,22 +40,6 @@ class Place(Struct, frozen=True):
     bus: str
     addr: GuestSlot | None = None
     port: str | None = None  # "4", or "15.2" on a hub
-
-
-FdKind = Literal[
-    "lock", "control", "qmp", "tap", "vhost", "serial", "terminal", "file", "claim", "helper",
-    "listen", "overlay", "secret", "awake",
-]
-
-
-class PlannedFd(Struct, frozen=True, kw_only=True):
-    """A file descriptor that QEMU inherits under a fixed number, so that plan and run agree."""
-
-    number: int
-    kind: FdKind
-    of: str = ""  # socket or file path, tap's key, device address, helper's id
-    writable: bool = True
-    direct: bool = False  # O_DIRECT, as the block node says: QEMU 9.1 takes no other fd for it
 
 
 class PlannedNic(Struct, frozen=True, kw_only=True):

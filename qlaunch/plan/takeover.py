@@ -21,7 +21,8 @@ _VIABLE = ("pci-stub", "pcieport", "shpchp")
 _VITAL = {
     "mount": "carries the host's file system", "swap": "carries the host's swap",
     "route": "carries", "seat": "is", "lvm": "carries a volume of the host,",
-    "md": "carries an array of the host,",
+    "md": "carries an array of the host,", "zfs": "carries a ZFS pool of the host,",
+    "claimed": "carries a drive that the host's kernel keeps for itself,",
 }
 
 

@@ -106,7 +106,7 @@ def run_hooks(
     Raises HostError naming the first that fails.
     """
     who = None if trusted or os.geteuid() != 0 else account
-    setup: list[Setup] = confinement(who, None, None)
+    setup: list[Setup] = confinement(who, None, None, powers=True)
     for words in hooks:
         say(f"hook: {' '.join(words)}")
         pid = start_child(

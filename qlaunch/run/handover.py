@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from qlaunch.errors import HostError, Problem
 from qlaunch.host.tap import ask_bridge_helper, open_macvtap, open_tap
-from qlaunch.plan.model import Plan, PlannedFd, PlannedNic
+from qlaunch.plan.inherited import PlannedFd
+from qlaunch.plan.model import Plan, PlannedNic
 from qlaunch.run.account import as_account, being
 from qlaunch.run.info import CONTROL, QMP
 from qlaunch.run.locks import remedy
@@ -70,9 +72,9 @@ def _open_all(plan: Plan, handover: Handover, lock: int, claims: dict[str, int])
         elif planned.kind in ("control", "qmp", "listen"):
             handover.keep(planned.number, _listening(plan, planned))
         elif planned.kind == "file":
-            handover.keep(
-                planned.number, open_file(planned.of, planned.writable, direct=planned.direct)
-            )
+            handover.keep(planned.number, open_file(
+                planned.of, planned.writable, direct=planned.direct, device=planned.device
+            ))
         elif planned.kind == "terminal":
             handover.terminal, theirs = socket.socketpair()
             handover.keep(planned.number, theirs.detach())
@@ -166,13 +168,36 @@ def _way_on(error: OSError, path: str) -> str:
     return remedy(error, path)
 
 
-def open_file(path: str, writable: bool, *, direct: bool = False) -> int:
-    """For QEMU or a helper of it. Raises HostError."""
+def open_file(
+    path: str, writable: bool, *, direct: bool = False, device: str | None = None
+) -> int:
+    """For QEMU or a helper of it; with `device` it has to be that block device (major:minor), as
+    the plan has seen it: a link in the path may lead elsewhere by now. Raises HostError."""
     flags = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_DIRECT if direct else 0)
     try:
+        if device is not None:
+            return _open_device(path, flags | os.O_CLOEXEC, device)
         return os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(
             Problem("the file cannot be opened for the guest", where=path,
                     found=error.strerror or str(error), hint=_way_on(error, path))
         ) from None
+
+
+def _open_device(path: str, flags: int, device: str) -> int:
+    """Look first, and open what was looked at: an O_PATH fd does nothing to what it leads to."""
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        status = os.fstat(handle)
+        number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        if not stat.S_ISBLK(status.st_mode) or number != device:
+            raise HostError(
+                Problem("this is not the block device that was checked before", where=path,
+                        found=number if stat.S_ISBLK(status.st_mode) else "no block device",
+                        allowed=device or "a device that /sys/dev/block has",
+                        hint="somebody changed a link or a node meanwhile: start again")
+            )
+        return os.open(f"/proc/self/fd/{handle}", flags)
+    finally:
+        os.close(handle)

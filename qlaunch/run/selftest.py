@@ -13,12 +13,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from qlaunch.errors import Problem, UsageError
+from qlaunch.errors import Problem, StuckError, UsageError
 from qlaunch.host import sysfs
 from qlaunch.host.carried import read_kinds
 from qlaunch.host.device import pci_path, read_driver
@@ -37,6 +39,7 @@ DISK = 1 << 20  # SeaBIOS boots no disk below one cylinder, 516096 bytes
 MEMORY = 512 << 20  # VFIO pins all of it, and nothing here needs more
 GRACE = 15.0  # seconds beyond those asked for until the guest is told to quit: UEFI boots no sector
 EMULATED = 8  # times as long without KVM
+_ANSWER = 10.0  # seconds for the few files of a device that nothing is done to
 _FILES = ("driver_override", "reset_method", "d3cold_allowed", "power/control", "sriov_numvfs")
 
 
@@ -87,15 +90,26 @@ def boot_disk(image: bytes) -> str:
 
 
 def device_state(host: Host, addresses: Sequence[PciAddress]) -> dict[str, str]:
-    """What a round may not change of these devices: "ADDRESS what" → text."""
+    """What a round may not change of these devices: "ADDRESS what" → text.
+
+    Some of the files take the device's lock, which what hangs in the kernel holds for ever.
+    """
     state: dict[str, str] = {}
+    patient = replace(host, deadline=min(host.deadline, _ANSWER))
     for address in addresses:
         path = pci_path(host, address)
         state[f"{address} is there"] = "yes" if path.exists() else "no"
         state[f"{address} driver"] = read_driver(host, address) or "none"
-        for name in _FILES:
-            state[f"{address} {name}"] = sysfs.read_text(path / name) or ""
         state[f"{address} nodes"] = " ".join(sorted(map(str, read_kinds(host, address))))
+
+        def read(path: Path = path) -> dict[str, str]:
+            return {name: sysfs.read_text(path / name) or "" for name in _FILES}
+
+        try:
+            files = sysfs.guarded_read(patient, read, f"reading {address}")
+        except StuckError:
+            files = {"answers": "no: what holds it hangs in the kernel"}
+        state |= {f"{address} {name}": text for name, text in files.items()}
     return state
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qlaunch.errors import Problem
+from qlaunch.facts.holders import is_vital
 from qlaunch.facts.model import DISPLAY_CLASS, PciDevice
 from qlaunch.setup.model import HEAD, Part, SetupFacts
 from qlaunch.setup.parameters import line_part
@@ -21,8 +22,6 @@ INITRAMFS_MODULES = "/etc/initramfs-tools/modules"
 DRACUT = "/etc/dracut.conf.d/qlaunch.conf"
 MKINITCPIO = "/etc/mkinitcpio.conf"
 MKINITCPIO_DROPIN = "/etc/mkinitcpio.conf.d/qlaunch.conf"
-# What the host cannot be without from the first second; processes come later.
-_VITAL = frozenset(("mount", "swap", "route", "lvm", "md"))
 _BY_ITSELF = "leave it out: qlaunch run hands it over when the machine starts"
 
 
@@ -57,7 +56,7 @@ def _needed(
                 "leave it to qlaunch run",
             )
     for holder in device.holders or ():
-        if holder.kind in _VITAL:
+        if is_vital(holder):  # from the first second; processes come later
             yield Problem("the host needs this device", where, found=str(holder),
                           hint=_BY_ITSELF)
     twins = [d.address for d in facts.pci or () if d.id == device.id and d.address not in early]

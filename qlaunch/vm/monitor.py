@@ -50,7 +50,7 @@ class QmpError(HostError):
 def not_understood(error: Exception) -> HostError:
     """For an answer that has not the form of QEMU's."""
     return _fault("QEMU's answer is not understood", f"{type(error).__name__}: {error}",
-                  "please report it, with what this prints: qlaunch facts --json")
+                  "please report it, with what this prints: qlaunch facts --json", "QMP")
 
 
 def _fault(message: str, found: str, hint: str, where: str = "") -> HostError:

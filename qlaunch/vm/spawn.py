@@ -56,11 +56,13 @@ def start_qemu(
 
 
 def confinement(
-    account: Account | None, memlock: int | None, cpus: CpuSet | None, cgroup: str = ""
+    account: Account | None, memlock: int | None, cpus: CpuSet | None, cgroup: str = "", *,
+    powers: bool = False,
 ) -> list[Setup]:
     """The calls made in the child, in order: what needs root first, then who it becomes.
 
-    `cgroup` is the plan's: below /sys/fs/cgroup, or "" for ours.
+    `cgroup` is the plan's: below /sys/fs/cgroup, or "" for ours. With `powers` an ordinary user's
+    capabilities stay: for what is the user's own.
     """
     calls = [
         # A core file would be the guest's memory, lying on the host's disk.
@@ -79,8 +81,20 @@ def confinement(
             )
         )
     calls += _become(account) if account is not None else []
+    if not powers and (account is not None or os.geteuid() != 0) and _has_capabilities():
+        from qlaunch.vm.powers import drop_capabilities
+
+        calls.append(Setup("dropping all capabilities", drop_capabilities))
     calls.append(Setup("umask", lambda: os.umask(0o077)))
     return calls
+
+
+def _has_capabilities() -> bool:
+    """Whether a child of ours may have some that no change of its uid takes away: ambient ones, as
+    a unit's AmbientCapabilities= gives, and inheritable ones. capabilities(7)"""
+    kinds = ("CapInh",) if os.geteuid() == 0 else ("CapInh", "CapPrm", "CapEff", "CapAmb")
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:  # noqa: PTH123
+        return any(int(line[8:], 16) for line in lines if line.startswith(kinds))
 
 
 def _enter(cgroup: str) -> None:

@@ -20,6 +20,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.chars = 0
 
     def write(self, path: str, text: str | bytes = "") -> Path:
         """A file with a newline after its text; bytes go in as they are."""
@@ -131,20 +132,28 @@ class Tree:
             self.link(f"{path}/iommu_group", f"../../../kernel/iommu_groups/{group}")
         return path
 
+    def char(self, where: str, number: str = "") -> None:
+        """A character device's directory; a `number` of its own unless told."""
+        self.directory(where)
+        self.chars += 1
+        self.link(f"sys/dev/char/{number or f'240:{self.chars}'}", f"../../../{where}")
+
     def drm(self, device: str, card: int, render: int | None = None, fb: int | None = None) -> None:
+        self.char(f"{device}/drm/card{card}")
         self.directory(f"{device}/drm/card{card}/card{card}-HDMI-A-1")
         if render is not None:
             name = f"renderD{render}"
-            self.directory(f"{device}/drm/{name}")
+            self.char(f"{device}/drm/{name}")
             self.link(f"{device}/drm/{name}/device", f"../../../{device.rpartition('/')[2]}")
             self.link(f"sys/class/drm/{name}", f"../../../{device}/drm/{name}")
             self.write(f"dev/dri/{name}")
         if fb is not None:
-            self.directory(f"{device}/graphics/fb{fb}")
+            self.char(f"{device}/graphics/fb{fb}")
 
     def sound(self, device: str, card: int) -> None:
-        for name in (f"controlC{card}", f"pcmC{card}D3p", "input7"):
-            self.directory(f"{device}/sound/card{card}/{name}")
+        self.directory(f"{device}/sound/card{card}/input7")
+        for name in (f"controlC{card}", f"pcmC{card}D3p"):
+            self.char(f"{device}/sound/card{card}/{name}")
 
     # -- block devices and what is on them ------------------------------------------------------
 

@@ -15,7 +15,9 @@ import pytest
 
 from qlaunch.facts.blocks import BlockTable
 from qlaunch.facts.files import read_files
-from qlaunch.facts.model import HostFile
+from qlaunch.facts.holders import is_vital, with_holders
+from qlaunch.facts.model import Holder, HostFile, PciDevice
+from qlaunch.values import PciAddress, PciId
 from tests.fake.plans import host, planned, said
 from tests.fake.trees import Tree
 
@@ -148,12 +150,25 @@ def test_mounted_where_we_do_not_see_it(loop: str, tmp_path: Path) -> None:
     try:
         assert other.stdout.readline() == "mounted\n"
         whole, one, two = found(loop, f"{loop}p1", f"{loop}p2")
+        held = on_a_controller(loop)
     finally:
         other.communicate("\n")
     assert whole.in_use == two.in_use
     assert two.in_use.startswith("claimed by the kernel")
     assert (two.mounted, one.in_use) == ((), "")
     assert refused(two) == ["disk[0].file: the host uses this block device"]
+    assert [(h.kind, h.what, is_vital(h)) for h in held] == [("claimed", loop, True)]
+    assert on_a_controller(loop) == ()
+
+
+def on_a_controller(loop: str) -> tuple[Holder, ...]:
+    """Who would hold the function that carried this drive."""
+    names = (Path(loop).name, *(f"{Path(loop).name}p{n}" for n in (1, 2)))
+    function = PciDevice(
+        address=PciAddress("0000:fe:1f.7"), id=PciId("1000:0097"), driver="mpt3sas", nodes=names
+    )
+    (device,) = with_holders(Path("/"), [function])
+    return device.holders or ()
 
 
 def test_another_machine_has_a_part_of_it(loop: str) -> None:

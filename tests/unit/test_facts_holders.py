@@ -47,16 +47,19 @@ def test_processes_are_named_with_unit_and_remedy(tree: Tree) -> None:
 
 
 def test_a_usb_controller_is_held_by_who_reads_its_devices(tree: Tree) -> None:
-    """Through libusb (bus/usb), hidraw, as a camera, or as a disk."""
+    """Through libusb (bus/usb), hidraw, as a camera, or as a keyboard."""
     path = tree.pci("0000:00:14.0", "8086:a36d", 0x0C0330, driver="xhci_hcd", group=4)
-    tree.write(f"{path}/usb1/1-4/uevent", "DEVNAME=bus/usb/001/004")
-    tree.directory(f"{path}/usb1/1-4/1-4:1.0/0003:046D:C52B.0002/hidraw/hidraw1")
-    tree.directory(f"{path}/usb1/1-4/1-4:1.1/video4linux/video0")
+    tree.char(f"{path}/usb1/1-4", "189:3")
+    tree.char(f"{path}/usb1/1-4/1-4:1.0/0003:046D:C52B.0002/hidraw/hidraw1")
+    tree.char(f"{path}/usb1/1-4/1-4:1.1/video4linux/video0")
+    tree.char(f"{path}/usb1/1-4/1-4:1.1/input/input7/event3")
     tree.process(5, "solaar", SESSION, ["/dev/hidraw1"])
     tree.process(6, "scanner", SESSION, ["/dev/bus/usb/001/004", "/dev/hidraw2"])
     tree.process(7, "cheese", SESSION, ["/dev/video0"])
+    tree.process(8, "Xorg", SESSION, ["/dev/input/event3", "/dev/input/event4"])
     assert [(h.command, h.what) for h in holders(tree, "0000:00:14.0")] == [
         ("solaar", "/dev/hidraw1"), ("scanner", "/dev/bus/usb/001/004"), ("cheese", "/dev/video0"),
+        ("Xorg", "/dev/input/event3"),
     ]
 
 
@@ -161,6 +164,62 @@ def test_btrfs_over_two_disks(tree: Tree) -> None:
     ]
 
 
+WAYS = {  # to a disk, below the controller: what the kernel puts in between
+    "SAS": "host0/port-0:0/end_device-0:0/target0:0:0/0:0:0:0",
+    "SAS expander": "host0/port-0:0/expander-0:0/port-0:0:3/end_device-0:0:3/target0:0:3/0:0:3:0",
+    "FC": "host7/rport-7:0-2/target7:0:0/7:0:0:1",
+    "MMC": "mmc_host/mmc0/mmc0:0001",
+    "SD over USB": "usb1/1-3/1-3:1.0/rtsx_usb_sdmmc.2.auto/mmc_host/mmc0/mmc0:aaaa",
+    "virtio SCSI": "virtio1/host2/target2:0:0/2:0:0:1",
+    "RAID": "host0/scsi_host/host0/c0/d0",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_root_behind_any_controller(tree: Tree, way: str) -> None:
+    path = tree.pci("0000:00:11.0", "1000:0097", 0x010700, driver="mpt3sas")
+    tree.disk(f"{path}/{WAYS[way]}", "sdq", "65:0", 100, {"sdq2": ("65:2", 10)})
+    tree.mount("65:2", "/", "/dev/sdq2")
+    (holder,) = holders(tree, "0000:00:11.0")
+    assert (holder.kind, holder.what) == ("mount", "/ (/dev/sdq2)")
+    assert is_vital(holder)
+
+
+def test_the_root_behind_vmd(tree: Tree) -> None:
+    """Its functions are in a PCI domain of their own, below VMD's; both would take the root."""
+    vmd = "sys/devices/pci0000:00/0000:00:0e.0"
+    tree.pci("0000:00:0e.0", "8086:9a0b", 0x010400, driver="vmd")
+    tree.pci("10000:e0:06.0", "8086:9a09", 0x060400, driver="pcieport", header_type=1)
+    tree.pci("10000:e1:00.0", "144d:a80a", 0x010802, driver="nvme")
+    where = f"{vmd}/pci10000:e0/10000:e0:06.0/10000:e1:00.0/nvme/nvme0"
+    tree.disk(where, "nvme0n1", "259:0", 100, {"nvme0n1p1": ("259:1", 10)})
+    tree.mount("259:1", "/", "/dev/nvme0n1p1")
+    expected = [("mount", "/ (/dev/nvme0n1p1)")]
+    assert kinds(tree, "0000:00:0e.0") == kinds(tree, "10000:e1:00.0") == expected
+    assert kinds(tree, "10000:e0:06.0") == []
+
+
+def test_a_pool_of_zfs(tree: Tree) -> None:
+    """Its mounts name the pool, and sysfs knows nothing of it."""
+    sata(tree)
+    tree.mount("0:31", "/", "rpool/ROOT/debian", "zfs")
+    tree.write("run/udev/data/b8:2", "E:ID_FS_TYPE=zfs_member\nE:ID_FS_LABEL=rpool")
+    assert kinds(tree, "0000:00:11.0") == [], "without the module it is an old label"
+    tree.directory("sys/module/zfs/parameters")
+    (holder,) = holders(tree, "0000:00:11.0")
+    assert (holder.kind, holder.what, holder.remedy) == (
+        "zfs", "/dev/sda2 (rpool)", "zpool export rpool")
+    assert is_vital(holder)
+
+
+def test_bcachefs_over_two_disks(tree: Tree) -> None:
+    sata(tree)
+    tree.mount("0:45", "/pool", "/dev/sda1:/dev/sda3", "bcachefs")
+    assert kinds(tree, "0000:00:11.0") == [
+        ("mount", "/pool (/dev/sda1)"), ("mount", "/pool (/dev/sda3)"),
+    ]
+
+
 def nic(tree: Tree) -> str:
     path = tree.pci("0000:04:00.0", "10ec:8168", 0x020000, driver="r8169")
     tree.link_up("eth0", 2, below=path)
@@ -181,6 +240,32 @@ def test_default_route_through_a_bridge(tree: Tree) -> None:
     tree.enslave("eth0", "br0")
     tree.route("br0")
     assert kinds(tree, address) == [("route", "eth0 (through br0), the default route")]
+
+
+def test_default_route_through_open_vswitch(tree: Tree) -> None:
+    """Its internal port br0 has the route, and nothing in sysfs ties it to the card."""
+    address = nic(tree)
+    tree.link_up("ovs-system", 3)
+    tree.link_up("br0", 4, iflink="4", type="1")
+    tree.link("sys/class/net/eth0/master", "../ovs-system")
+    tree.route("br0")
+    (holder,) = holders(tree, address)
+    assert (holder.kind, holder.what) == ("route", "eth0 (through br0), the default route")
+
+
+@pytest.mark.parametrize("files", [
+    {"iflink": "9", "type": "1"}, {"tun_flags": "0x1002"}, {"bridge/stp_state": "0"},
+    {"type": "65534"}, {"lower_eth1/ifindex": "8"},
+])
+def test_what_is_no_internal_port(tree: Tree, files: dict[str, str]) -> None:
+    address = nic(tree)
+    tree.link_up("other", 4)
+    for name, text in files.items():
+        tree.write(f"sys/class/net/other/{name}", text)
+    tree.link_up("ovs-system", 3)
+    tree.link("sys/class/net/eth0/master", "../ovs-system")
+    tree.route("other")
+    assert holders(tree, address) == ()
 
 
 def test_default_route_of_ipv6_only(tree: Tree) -> None:

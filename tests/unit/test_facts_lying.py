@@ -25,6 +25,7 @@ from qlaunch.facts.model import EVERYTHING, HostFacts
 from qlaunch.facts.probe import read_facts
 from tests.fake.plans import planned
 from tests.fake.snapshots import fx8120
+from tests.fake.timed import check_told, within
 from tests.fake.trees import Tree
 from tests.fake.usb import KEYBOARD, UsbTree
 from tests.fake.vgpu_hosts import ada, gvt
@@ -79,18 +80,20 @@ def _write(path: Path, data: bytes) -> None:
 
 def look(root: Path) -> None:
     """Facts, or a HostError; and a plan of what was seen."""
-    try:
-        facts = read_facts(WANTED, root)
-    except HostError:
-        return
-    plan_of(facts)
+    with within():
+        try:
+            facts = read_facts(WANTED, root)
+        except HostError as error:
+            check_told(error.problems)
+            return
+        plan_of(facts)
 
 
 def plan_of(facts: HostFacts) -> None:
     """They are facts that can be written down, and planned for."""
     assert from_json(to_json(facts), type(facts)) == facts
     plan = planned(SHOWN, facts)
-    assert all(problem.message for problem in plan.problems)
+    check_told(plan.problems)
     if not any(problem.severity == "error" for problem in plan.problems):
         assert render_argv(plan)
 
@@ -186,8 +189,9 @@ def test_nothing_keeps_still(tmp_path: Path, name: str, seeds: int) -> None:
     for seed in range(seeds):
         restless = Restless(tmp_path, seed)
         try:
-            with restless:
+            with within(), restless:
                 facts = read_facts(WANTED, tmp_path)
-        except HostError:
+        except HostError as error:
+            check_told(error.problems)
             continue
         plan_of(facts)

@@ -1,5 +1,5 @@
 """What others have written is read: journals, facts files, QEMU's answers and events. Whatever
-stands in them, words and no traceback.
+stands in them: words that name a place, no traceback, and an end.
 
 Profiles have their own such tests in test_profile_fuzz.py.
 """
@@ -37,6 +37,7 @@ from qlaunch.vm.viewing import read_viewing
 from qlaunch.vm.watch import describe, judge
 from tests.fake.plans import profile
 from tests.fake.scripted import MemoryLog
+from tests.fake.timed import check_told, within
 from tests.fake.whole import WholeKernel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -83,7 +84,7 @@ QUESTIONS: tuple[Callable[[Monitor], Awaitable[object]], ...] = (
 
 def drive(work: Coroutine[Any, Any, None]) -> None:
     """To its end, which waits for nothing: a loop a time would cost more than all else."""
-    with pytest.raises(StopIteration):
+    with within(), pytest.raises(StopIteration):
         work.send(None)
 
 
@@ -95,6 +96,7 @@ def answers_test(answers: list[Any]) -> None:
                     await question(monitor)
             except HostError as error:
                 assert "not understood" in str(error)
+                check_told(error.problems)
 
     drive(main())
 
@@ -182,14 +184,16 @@ CARD = '[[pci]]\ndevice = "10de:1200"\nfunctions = "all"\n[[net]]\nnat = {}\n'
 
 
 def facts_test(name: str, seed: int) -> None:
-    with tempfile.NamedTemporaryFile() as file:
+    with within(), tempfile.NamedTemporaryFile() as file:
         file.write(changed(facts_text(name), seed))
         file.flush()
         try:
             facts = read_snapshot(Path(file.name))
-        except UsageError:
+        except UsageError as error:
+            assert {problem.where for problem in error.problems} == {file.name}
+            check_told(error.problems)
             return
-    assert all(p.message for p in make_plan(profile(CARD), facts).problems)
+        check_told(make_plan(profile(CARD), facts).problems)
 
 
 @given(st.sampled_from(FACTS), st.integers(0, 1 << 32))
@@ -228,17 +232,19 @@ def journal_text() -> bytes:
 
 def journal_test(seed: int, *, undo: bool) -> None:
     """Read, and undone on a host where nothing of it is true."""
-    with tempfile.TemporaryDirectory() as folder:
+    text = changed(journal_text(), seed)
+    with within(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "journal")
-        path.write_bytes(changed(journal_text(), seed))
+        path.write_bytes(text)
         path.chmod(0o600)
         contents = read_journal(path)
+    assert all(0 < number <= text.count(b"\n") + 1 for number in contents.unreadable)
     if undo:
-        with whole() as kernel:
+        with within(), whole() as kernel:
             host = kernel.host(settle=0.0)
             engine = Engine.resume(host, MemoryLog(), HANDLERS, contents.records)
             for left in engine.undo_all().left:
-                assert left.problems[0].message
+                check_told(left.problems)
 
 
 @given(st.integers(0, 1 << 32))

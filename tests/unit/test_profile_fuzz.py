@@ -1,4 +1,5 @@
-"""Whatever stands in a file or behind --set: a profile, or ProfileError or UsageError."""
+"""Whatever stands in a file or behind --set: in some seconds a profile, or ProfileError or
+UsageError, which name a place."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from qlaunch.profile.read import read_profile
 from qlaunch.profile.tables import build, whole
 from tests.fake.grown import profiles
 from tests.fake.plans import host
+from tests.fake.timed import check_told, within
 
 DATA = Path(__file__).parents[1] / "data/facts"
 
@@ -63,19 +65,17 @@ def document(tree: dict[str, Any]) -> str:
 
 def read(data: bytes, *overrides: str) -> None:
     """Read; anything but the two errors goes through and fails the test."""
-    with tempfile.TemporaryDirectory() as name:
+    with within(), tempfile.TemporaryDirectory() as name:
         path = Path(name) / "vm.toml"
         path.write_bytes(data)
         try:
             loaded = read_profile(path, overrides)
         except UsageError as error:
             assert error.problems
+            check_told(error.problems)
             for problem in error.problems:
-                assert problem.message
-                assert problem.where
                 assert problem.message.isprintable()
                 assert problem.found.isprintable()
-                assert str(problem).encode()
         else:
             assert loaded.origin("name") in ("", "vm.toml:1", "--set") or loaded.sources
             assert isinstance(loaded.warnings, tuple)
@@ -90,12 +90,13 @@ def tree_test(tree: dict[str, Any]) -> None:
 def faults_agree(tree: dict[str, Any]) -> None:
     """The walk of the error path finds a fault exactly when msgspec refuses."""
     tree = {"name": "x", **tree}
-    try:
-        build(tree)
-    except msgspec.ValidationError:
-        assert find_faults(tree, whole())
-    else:
-        assert find_faults(tree, whole()) == []
+    with within():
+        try:
+            build(tree)
+        except msgspec.ValidationError:
+            assert find_faults(tree, whole())
+        else:
+            assert find_faults(tree, whole()) == []
 
 
 QUICK = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -168,10 +169,11 @@ def grown_test(tree: dict[str, Any], number: int) -> None:
         except UsageError:
             return
     facts = hosts()[number]
-    plan = make_plan(profile, facts)
-    assert all(p.message for p in plan.problems)
-    if not any(p.severity == "error" for p in plan.problems):
-        assert all(isinstance(word, str) and "\0" not in word for word in render_argv(plan))
+    with within():
+        plan = make_plan(profile, facts)
+        check_told(plan.problems)
+        if not any(p.severity == "error" for p in plan.problems):
+            assert all(isinstance(word, str) and "\0" not in word for word in render_argv(plan))
 
 
 GROWN = given(profiles(), st.integers(0, 4))

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from qlaunch.errors import HostError
-from qlaunch.plan.model import Account, Plan, PlannedFd, PlannedHelper
+from qlaunch.plan.inherited import PlannedFd
+from qlaunch.plan.model import Account, Plan, PlannedHelper
 from qlaunch.run.account import give_over
 from qlaunch.run.cleanup import clean_up
 from qlaunch.run.handover import Handover

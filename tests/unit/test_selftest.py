@@ -122,6 +122,24 @@ def test_what_is_not_as_before_is_named(tmp_path: Path) -> None:
         before, device_state(kernel.host(), [GPU]))
 
 
+def test_a_device_that_does_not_answer(tmp_path: Path) -> None:
+    """A pipe that nobody writes to is opened as slowly as a file whose lock somebody holds."""
+    kernel = FakeKernel(tmp_path)
+    kernel.add_device(GPU, driver="bochs")
+    before = device_state(kernel.host(), [GPU])
+    override = tmp_path / f"sys/bus/pci/devices/{GPU}/driver_override"
+    override.unlink()
+    os.mkfifo(override)
+    signal.alarm(60)
+    try:
+        after = device_state(kernel.host(deadline=0.5), [GPU])
+    finally:
+        signal.alarm(0)
+        os.close(os.open(override, os.O_RDWR))
+    assert differences(before, after) == (
+        f"{GPU} answers: was empty, is no: what holds it hangs in the kernel",)
+
+
 @pytest.mark.parametrize("forever", [False, True])
 def test_a_guest_that_does_not_end_is_ended(
     forever: bool, loaded: Loaded, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,25 @@ def also_opened(pid: int, address: str) -> int:
     raise LookupError(address)
 
 
-def write_that_hangs() -> None:
+def others_answer(profile: Path) -> None:
+    """The device's lock is held for ever: no verb waits for it."""
+    found = qlaunch("devices", NETWORK.address, NVME.address, timeout=100)
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    stuck = [before for before, line in pairwise(lines) if "does not answer" in line]
+    assert [line.split()[0] for line in stuck] == [NETWORK.address], found.stdout
+    for words in (["ps"], ["plan", str(profile)], ["check", str(profile)], ["doctor"]):
+        done = qlaunch(*words, timeout=100)
+        assert done.returncode in (0, 1), (words, done.stderr)
+        assert done.stdout, (words, done.stderr)
+
+
+def write_that_hangs(profile: Path) -> None:
     """The same unbind without the look beforehand: a child waits, and we do not."""
     path = NETWORK.path / "driver/unbind"
     with pytest.raises(StuckError, match="did not return within 5 s"):
         sysfs.guarded_write(Host(deadline=5.0), path, NETWORK.address, "unbinding")
+    others_answer(profile)
     again = qlaunch("recover", "stuck7", timeout=300)
     assert again.returncode == 3, again.stderr
     assert NETWORK.driver is None  # the link goes before the driver does (drivers/base/dd.c)
@@ -100,7 +115,7 @@ def test_a_device_that_somebody_has_open_does_not_hang_the_launcher(
         assert f"pid {os.getpid()}" in run.said
         assert "qlaunch recover 'stuck7'" in run.said
         assert "left over" in qlaunch("ps").stdout
-        write_that_hangs()
+        write_that_hangs(profile)
         os.close(held)
         held = -1
         done = qlaunch("recover", "stuck7", timeout=300)

@@ -1,0 +1,21 @@
+"""Without capabilities: what few launchers need, with ctypes, which most starts do without."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4  # include/uapi/linux/prctl.h
+_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h: a header, and twice three masks
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def drop_capabilities() -> None:
+    """Empty the ambient, inheritable, permitted and effective sets of this process, so that what
+    it executes has none either. Raises OSError."""
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    if _LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 or (
+        _LIBC.capset(header, (ctypes.c_uint32 * 6)()) != 0
+    ):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
