@@ -37,6 +37,7 @@ Moment = Literal[
 ]
 MOMENTS: tuple[Moment, ...] = Moment.__args__  # type: ignore[attr-defined]
 Way = Literal["recover", "run"]
+WAYS: tuple[Way, ...] = Way.__args__  # type: ignore[attr-defined]
 Hook = Callable[[str, str], None]
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from qlaunch.plan.steps import STEP_KINDS
-from tests.fake.faults import MOMENTS, Fault, Moment, Way, launch, put_back
+from tests.fake.faults import MOMENTS, WAYS, Fault, Moment, Way, launch, put_back
 from tests.fake.whole import EVENT, FOREIGN, GPU, NIC, WholeKernel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-WAYS: tuple[Way, ...] = ("recover", "run")
+
 SHARE = 14  # one in so many steps in the short setting
 Tell = Callable[[str, object], None]
 Change = Callable[[WholeKernel], object]
