@@ -26,7 +26,12 @@ _VITAL = {
 
 
 def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
-    """The steps in the order of a run: modules, all devices, reset, power, group nodes."""
+    """The steps in the order of a run: modules, power, all devices, reset, group nodes.
+
+    A card idles on VFIO's driver before QEMU opens it and after QEMU has let go, and that is when
+    the platform may send it into D3cold: so this is forbidden before it gets there, and allowed
+    again once its own driver has it.
+    """
     if not cards:
         return []
     check_iommu(draft)
@@ -45,6 +50,11 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
         LoadModule(module=m.replace("-", "_"), why="rule: passed-through devices need VFIO")
         for m in ("vfio_iommu_type1", *sorted(set(drivers.values())))
     ]
+    steps += [
+        HoldPower(address=a, why=f"{key_of[a]}; rule: a display card may not wake from D3cold")
+        for a in taken
+        if (d := draft.facts.device(a)) is not None and is_display(d)
+    ]
     for address in taken:
         draft.fd("claim", address)
         found = draft.facts.device(address)
@@ -58,11 +68,6 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
             )
         )
     steps += _resets(draft, cards)
-    steps += [
-        HoldPower(address=a, why=f"{key_of[a]}; rule: a display card may not wake from D3cold")
-        for a in taken
-        if (d := draft.facts.device(a)) is not None and is_display(d)
-    ]
     steps += _group_nodes(draft, cards)
     return steps
 

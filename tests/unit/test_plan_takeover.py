@@ -28,7 +28,7 @@ def test_the_order_of_steps() -> None:
     plan = planned(BOTH + ONE, host(PORT, CARD, SOUND, NIC))
     assert said(plan) == []
     kinds = [type(s) for s in plan.steps]
-    assert kinds == [LoadModule] * 2 + [TakeDevice] * 3 + [ResetDevices] * 2 + [HoldPower] + [
+    assert kinds == [LoadModule] * 2 + [HoldPower] + [TakeDevice] * 3 + [ResetDevices] * 2 + [
         OwnGroup
     ] * 2
     taken = [s for s in plan.steps if isinstance(s, TakeDevice)]
