@@ -115,6 +115,8 @@ def test_detached_it_is_a_service_that_outlives_its_launcher(
     assert (again.returncode, f"{vm.name} is running" in again.stderr) == (1, True)
     shown = systemd.run("systemctl", "show", "-p", "MainPID,Environment", unit).stdout
     assert "SSH_CONNECTION=192.0.2.7" in shown
+    order = systemd.run("systemctl", "show", "-p", "After", "--value", unit).stdout.split()
+    assert {"network-online.target", "remote-fs.target"} <= set(order)
     launcher = re.search("MainPID=([0-9]+)", shown)
     assert launcher is not None
     systemd.run("kill", "-9", launcher[1])
