@@ -209,6 +209,13 @@ def check_reset(
             hint='try reset = "auto" with qlaunch selftest first',
         )
         return
+    if method == "default":
+        draft.problem(
+            f"the kernel looks again for the resets of {', '.join(addresses)}; what is stale in "
+            "their reset_method is not put back", f"{key}.reset", severity="warning",
+            hint='reset = "auto" leaves the lists alone; try that with qlaunch selftest first',
+        )
+        return
     for address in addresses:
         device = draft.facts.device(address)
         methods = device.reset_methods if device else None
