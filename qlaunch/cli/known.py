@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from qlaunch.cli.text import nearest, say
 from qlaunch.errors import HostError, Problem, UsageError
 from qlaunch.plan.paths import runtime_root
-from qlaunch.run.info import machine_names
+from qlaunch.run.info import machine_names, read_info
 from qlaunch.values import parse_vm_name
 
 
 def known_machine(base: str, text: str) -> str:
-    """The name; a profile's file name stands for its stem.
+    """The name. A profile's path, or its file name without the suffix, stands for the machine that
+    was started from it, whatever its `name` is.
 
     A machine that root runs for this user makes the command run again as root. Raises HostError
     for an unknown one.
     """
-    name = machine_name(text)
     names = machine_names(base)
+    if text in names:
+        return text
+    started = started_from(base, text, names)
+    if started:
+        return started
+    name = machine_name(text)
     if name in names:
         return name
     ours = machines_of_root()
@@ -35,6 +42,16 @@ def known_machine(base: str, text: str) -> str:
         Problem(f"no machine {name} runs or left something behind", where=base,
                 hint=f"did you mean {near}?" if near else hint)
     )
+
+
+def started_from(base: str, text: str, names: Sequence[str]) -> str:
+    """The machine whose profile is at that path, else the only one with such a file; or ""."""
+    files = {name: info.profile for name in names if (info := read_info(f"{base}/{name}"))}
+    if "/" in text or text.endswith(".toml"):
+        path = os.path.realpath(text)
+        return next((n for n, file in files.items() if os.path.realpath(file) == path), "")
+    alike = [n for n, file in files.items() if file.endswith(f"/{text}.toml")]
+    return alike[0] if len(alike) == 1 else ""
 
 
 def _has_run(name: str) -> bool:

@@ -85,11 +85,10 @@ def _rounds(args: argparse.Namespace, loaded: Loaded, disk: str) -> int:
         become_root(plan)
     from qlaunch.cli.base import runtime_base
     from qlaunch.host.handler import Host
-    from qlaunch.plan.steps import TakeDevice
-    from qlaunch.run.selftest import EMULATED, GRACE, device_state, run_round
+    from qlaunch.run.compared import host_state
+    from qlaunch.run.selftest import EMULATED, GRACE, run_round
 
-    addresses = [step.address for step in plan.steps if isinstance(step, TakeDevice)]
-    before = device_state(Host(), addresses)
+    before = host_state(Host(), plan.steps)
     patience = args.seconds + GRACE * (EMULATED if plan.accel == "tcg" else 1)
     done: list[Round] = []
     failure: QlaunchError | None = None
@@ -100,18 +99,20 @@ def _rounds(args: argparse.Namespace, loaded: Loaded, disk: str) -> int:
             done.append(
                 run_round(
                     number, loaded, lambda holders: _plan(loaded, holders=holders), before,
-                    addresses, base=runtime_base(), patience=patience,
+                    plan.steps, base=runtime_base(), patience=patience,
                     quiet=args.quiet,
                 )
             )
-            if done[-1].changed or done[-1].end.startswith("stopped by SIG"):
+            if done[-1].changed or done[-1].code or done[-1].end.startswith("stopped by SIG"):
                 break
     except QlaunchError as error:
         failure = error
     _show(args, done, failure)
     if failure is not None:
         raise failure
-    return EXIT_NOT_RESTORED if any(one.changed for one in done) else EXIT_OK
+    if any(one.changed for one in done):
+        return EXIT_NOT_RESTORED
+    return max((one.code for one in done), default=EXIT_OK)
 
 
 def _plan(loaded: Loaded, *, holders: bool) -> Plan:
@@ -139,6 +140,8 @@ def _show(args: argparse.Namespace, done: list[Round], failure: QlaunchError | N
     if rows:
         write(columns(rows, ("ROUND", "TAKE", "START", "RUN", "RETURN", "END")))
     for one in done:
+        if one.code:
+            write(f"round {one.number} failed: {one.end}\n")
         for text in one.changed:
             write(f"round {one.number}: {text}\n")
     if done and not any(one.changed for one in done):

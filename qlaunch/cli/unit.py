@@ -35,6 +35,9 @@ PROPERTIES = (
     "TimeoutStartSec=infinity", "TimeoutStopSec=infinity",
     "LimitMEMLOCK=infinity",
 )
+# The host's shutdown ends it before these go, on which its disks (NFS, iSCSI) may lie, as in
+# contrib/systemd/qlaunch@.service. A user's manager has no such units.
+ORDER = "After=network-online.target remote-fs.target"
 GOING = 30.0  # seconds that the service of an earlier run may take to end
 # What profiles, accounts, windows and sound depend on; secrets of a shell are not told to systemd.
 _KEPT = frozenset((
@@ -56,6 +59,7 @@ def command(name: str, manager: str, address: str, environ: Mapping[str, str]) -
     """The systemd-run that starts this very command again as a service. `manager` is "system" or
     "user"."""
     own = [sys.executable, "-I", "-m", "qlaunch"]
+    properties = (*PROPERTIES, ORDER) if manager == "system" else PROPERTIES
     after = " ".join(_quoted(word) for word in (*own, "recover", name))
     kept = {k: v for k, v in environ.items() if k in _KEPT or k.startswith(_KEPT_KINDS)}
     kept[ASKED] = address
@@ -63,7 +67,7 @@ def command(name: str, manager: str, address: str, environ: Mapping[str, str]) -
         "systemd-run", f"--{manager}", "--quiet", "--collect", "--service-type=notify",
         f"--unit={unit_name(name)}", f"--description=Machine {name} (qlaunch)",
         f"--working-directory={Path.cwd()}", f"--property=ExecStopPost=-{after}",
-        *(f"--property={each}" for each in PROPERTIES),
+        *(f"--property={each}" for each in properties),
         *(f"--setenv={k}={v}" for k, v in sorted(kept.items()) if v and v.isprintable()),
         "--", *(word.replace("$", "$$") for word in (*own, *sys.argv[1:])),
     ]

@@ -9,7 +9,7 @@ from qlaunch.plan.steps import HoldPower
 
 
 class HoldPowerHandler:
-    """d3cold_allowed = 0 while the guest may have the device."""
+    """d3cold_allowed = 0 for as long as VFIO has the device: planned before TakeDevice."""
 
     def capture(self, host: Host, step: HoldPower) -> Captured:
         """The file's text; None where the kernel has no such file."""

@@ -45,6 +45,7 @@ def rescan(host: Host, step: ResetDevices, captured: Captured) -> str:
         )
     for address in (*ours, *missing):
         _check(host, address, captured[address])
+        _restore_power(host, address, captured[address]["d3cold_allowed"])  # before VFIO has it
         _restore(host, address, captured[address], step)
     for address in step.addresses:  # also of one whose rescan was cut short
         _restore_power(host, address, captured[address]["d3cold_allowed"])

@@ -5,7 +5,8 @@ is written only after the IOMMU group was proven free. `reset_method` of functio
 it was probed before its siblings existed and still lists `bus`, which only a device alone on its
 bus has (drivers/pci/pci.c pci_parent_bus_reset). Writing `default` would probe again, and could
 not be taken back: the kernel refuses the old text. So "auto" leaves the list alone, and a reset
-that says ENOTTY is no fault: VFIO resets the whole bus at the last close.
+that says ENOTTY is no fault: VFIO resets the whole bus at the last close. "default" does write it,
+and what then cannot be put back is told.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class ResetDevicesHandler:
         if step.method in ("auto", "none", "rescan"):
             return
         for address in step.addresses:
-            _set_method(host, address, step.method, captured["methods"][address])
+            before = captured["methods"][address]
+            if step.method != "default" or before is not None:  # before 5.15 there is no list
+                _set_method(host, address, step.method, before)
 
     def undo(self, host: Host, step: ResetDevices, captured: Captured) -> str | None:
         """Reset every function that has a method, then restore the methods' text.
@@ -72,7 +75,7 @@ class ResetDevicesHandler:
             try:
                 if address in resets:
                     told.append(_reset(host, address))
-                _restore(host, address, captured["methods"][address])
+                told += _restore(host, address, captured["methods"][address])
             except StuckError:
                 raise
             except HostError as error:
@@ -130,7 +133,7 @@ def _set_method(host: Host, address: PciAddress, method: str, before: str | None
         _write_method(host, address, method)
     except OSError as caught:
         error = caught
-    if error is not None or _read_methods(host, address) != method:
+    if error is not None or method not in ("default", _read_methods(host, address)):
         raise HostError(
             Problem(
                 f"the kernel does not reset this device by {method}", where=address,
@@ -140,21 +143,24 @@ def _set_method(host: Host, address: PciAddress, method: str, before: str | None
         ) from error
 
 
-def _restore(host: Host, address: PciAddress, before: str | None) -> None:
-    """Write the list back. What the kernel no longer accepts of a stale list is left out."""
+def _restore(host: Host, address: PciAddress, before: str | None) -> list[str]:
+    """Write the list back. What the kernel no longer accepts of a stale list is left out; told."""
     if before is None or _read_methods(host, address) == before:
-        return
+        return []
     try:
         try:
             _write_method(host, address, before)
+            return []
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            _write_method(host, address, "default")
-            allowed = (_read_methods(host, address) or "").split()
-            _write_method(host, address, " ".join(m for m in before.split() if m in allowed))
+        _write_method(host, address, "default")
+        allowed = (_read_methods(host, address) or "").split()
+        kept = " ".join(m for m in before.split() if m in allowed)
+        _write_method(host, address, kept)
     except OSError as error:
         raise HostError(
             Problem(f"reset_method cannot be put back to {before!r}", address, found=str(error),
                     hint=sysfs.way_on(error))
         ) from error
+    return [f"{address}: reset_method was {before!r}, of which the kernel takes {kept!r}"]

@@ -56,6 +56,8 @@ class ResetDevices(_Step, frozen=True, kw_only=True, tag="reset-devices"):
     def __str__(self) -> str:
         if self.method == "rescan":
             return f"reset {', '.join(self.addresses)} by removing and finding them again"
+        if self.method == "default":
+            return f"have the kernel look again for the resets of {', '.join(self.addresses)}"
         return f"settle the reset of {', '.join(self.addresses)} ({self.method})"
 
 

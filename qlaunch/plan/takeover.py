@@ -27,7 +27,12 @@ _VITAL = {
 
 
 def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
-    """The steps in the order of a run: modules, all devices, reset, power, group nodes."""
+    """The steps in the order of a run: modules, power, all devices, reset, group nodes.
+
+    A card idles on VFIO's driver before QEMU opens it and after QEMU has let go, and that is when
+    the platform may send it into D3cold: so this is forbidden before it gets there, and allowed
+    again once its own driver has it.
+    """
     if not cards:
         return []
     check_iommu(draft)
@@ -49,6 +54,11 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
         load_driver(*which, why="rule: passed-through devices need VFIO")
         for which in (("vfio_iommu_type1", ""), *sorted(set(drivers.values())))
     ]
+    steps += [
+        HoldPower(address=a, why=f"{key_of[a]}; rule: a display card may not wake from D3cold")
+        for a in taken
+        if (d := draft.facts.device(a)) is not None and is_display(d)
+    ]
     for address in taken:
         draft.fd("claim", address)
         found = draft.facts.device(address)
@@ -62,11 +72,6 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
             )
         )
     steps += _resets(draft, cards)
-    steps += [
-        HoldPower(address=a, why=f"{key_of[a]}; rule: a display card may not wake from D3cold")
-        for a in taken
-        if (d := draft.facts.device(a)) is not None and is_display(d)
-    ]
     steps += _group_nodes(draft, cards)
     return steps
 
@@ -211,6 +216,13 @@ def check_reset(
             f"{', '.join(addresses)}: removed from the PCI bus and found again at the end, as the "
             "last resort", f"{key}.reset", severity="warning",
             hint='try reset = "auto" with qlaunch selftest first',
+        )
+        return
+    if method == "default":
+        draft.problem(
+            f"the kernel looks again for the resets of {', '.join(addresses)}; what is stale in "
+            "their reset_method is not put back", f"{key}.reset", severity="warning",
+            hint='reset = "auto" leaves the lists alone; try that with qlaunch selftest first',
         )
         return
     for address in addresses:

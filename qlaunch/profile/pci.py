@@ -8,7 +8,9 @@ from qlaunch.profile.fields import BootIndex, Slot
 from qlaunch.profile.table import Annotated, Meta, Table
 from qlaunch.values import HostPath, PciId, PciSelector, Size
 
-ResetMethod = Literal["auto", "flr", "pm", "bus", "device_specific", "acpi", "rescan", "none"]
+ResetMethod = Literal[
+    "auto", "default", "flr", "pm", "bus", "device_specific", "acpi", "rescan", "none"
+]
 
 
 class Pci(Table, frozen=True):
@@ -45,8 +47,10 @@ class Pci(Table, frozen=True):
     reset: Annotated[
         ResetMethod,
         Meta(
-            description='How it is reset before its return. "rescan" is for a card that no reset '
-            "brings back: it is removed from the PCI bus and found again."
+            description='How it is reset before its return. "default" has the kernel look again '
+            "for the ways that it has, where its list (reset_method) is stale: what is stale does "
+            'not come back into that list. "rescan" is for a card that no reset brings back: it '
+            "is removed from the PCI bus and found again."
         ),
     ] = "auto"
     rebar: Annotated[

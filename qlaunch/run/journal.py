@@ -2,7 +2,9 @@
 
 It lies in the machine's runtime directory (tmpfs: it dies with the state it describes). Each line
 is on it before the change it announces, so a launcher killed anywhere leaves enough to put the
-host back. Reading forgives everything: a cut or garbled line is named and skipped.
+host back. Reading forgives everything: a cut or garbled line is named and skipped. The last line
+may be cut, because the change that it announces was not made; whoever writes next takes the piece
+away. Any other one that cannot be read is a change that nobody knows of (`Contents.lost`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from qlaunch.run.locks import remedy
 
 FILE_NAME = "journal"
 VERSION = 1
+SHOWN = 400  # bytes of a line that cannot be read
 
 
 class _Record(Struct, frozen=True, kw_only=True, tag_field="record"):
@@ -97,8 +100,12 @@ class End(_Record, frozen=True, kw_only=True, tag="end"):
     restored: bool
 
 
+class HooksRun(_Record, frozen=True, kw_only=True, tag="hooks"):
+    """The profile's hooks for the end have been run: nobody runs them again."""
+
+
 Record: TypeAlias = (
-    Header | Stage | Intent | Applied | Undoing | Undone | Stuck | Failed | End
+    Header | Stage | Intent | Applied | Undoing | Undone | Stuck | Failed | End | HooksRun
 )
 
 
@@ -108,29 +115,43 @@ class Contents(NamedTuple):
     header: Header | None
     records: tuple[Record, ...]  # without the header
     unreadable: tuple[int, ...]  # line numbers, from 1
+    lost: tuple[str, ...] = ()  # what cannot be known for certain, a line of the file each
 
     def is_stale(self, boot_id: str) -> bool:
         """Whether it tells of another boot: then nothing of it is left to undo."""
         return self.header is not None and self.header.boot_id != boot_id
 
+    @property
+    def is_restored(self) -> bool:
+        """Whether the run, which knew all that it had done, has said that everything is back."""
+        ends = [record for record in self.records if isinstance(record, End)]
+        return bool(ends) and ends[-1].restored
+
 
 class Journal:
     """An open journal. Every record is on the file, fsync'd, when `write` returns."""
 
-    def __init__(self, fd: int, path: Path, *, torn: bool = False) -> None:
+    def __init__(self, fd: int, path: Path) -> None:
         self.path = path
         self._fd = fd
-        self._torn = torn  # the last line has no end: begin a new one first
 
     def write(self, record: Record) -> None:
-        """Append one record. Raises OSError (a full disk); a later record starts a new line."""
-        line = (b"\n" if self._torn else b"") + to_json(record) + b"\n"
-        self._torn = True
-        view = memoryview(line)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        self._torn = False
+        """Append one record. Raises OSError (a full disk), and leaves no piece of a line then."""
+        line = memoryview(to_json(record) + b"\n")
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        except OSError:
+            self._take_off(written)
+            raise
         os.fsync(self._fd)
+
+    def _take_off(self, written: int) -> None:
+        """The piece of a line at the end, unless somebody has appended to it meanwhile."""
+        end = os.lseek(self._fd, 0, os.SEEK_CUR)  # O_APPEND: behind what was written last
+        if written and os.fstat(self._fd).st_size == end:
+            os.ftruncate(self._fd, end - written)
 
     def close(self) -> None:
         """Close the file; it stays where it is."""
@@ -175,10 +196,15 @@ def create_journal(directory: Path, header: Header) -> Journal:
 
 
 def open_journal(path: Path) -> Journal:
-    """Open one for further records (recover). Raises HostError as `read_journal` does."""
+    """Open one for further records (recover). Raises HostError as `read_journal` does.
+
+    A last line without an end is cut off: what it announces was not done.
+    """
     fd = _open(path, os.O_RDWR | os.O_APPEND)
     size = os.fstat(fd).st_size
-    return Journal(fd, path, torn=size > 0 and os.pread(fd, 1, size - 1) != b"\n")
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        os.ftruncate(fd, os.pread(fd, size, 0).rfind(b"\n") + 1)
+    return Journal(fd, path)
 
 
 def read_journal(path: Path) -> Contents:
@@ -191,6 +217,8 @@ def read_journal(path: Path) -> Contents:
     header: Header | None = None
     records: list[Record] = []
     unreadable: list[int] = []
+    lost: list[str] = []
+    begun: set[int] = set()
     for number, line in enumerate(lines, 1):
         if not line:
             continue
@@ -198,12 +226,25 @@ def read_journal(path: Path) -> Contents:
             record: Record = from_json(line, Record)  # type: ignore[arg-type]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             unreadable.append(number)
+            if number < len(lines):
+                lost.append(f"line {number}: {_shown(line)}")
             continue
         if isinstance(record, Header):
             header = header or record
-        else:
-            records.append(record)
-    return Contents(header, tuple(records), tuple(unreadable))
+            continue
+        records.append(record)
+        if isinstance(record, Intent | Failed | Stuck):  # an intent that did not fit has a Failed
+            begun.add(record.k)
+        elif isinstance(record, Applied | Undoing | Undone) and record.k not in begun:
+            lost.append(f"line {number} has no beginning: {_shown(line)}")
+    return Contents(header, tuple(records), tuple(unreadable), tuple(lost))
+
+
+def _shown(line: bytes) -> str:
+    """As ASCII, for a terminal; its device and driver are in the first few hundred bytes."""
+    text = line[:SHOWN].decode("ascii", "backslashreplace")
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return text + ("…" if len(line) > SHOWN else "")
 
 
 def make_header(host: Host, name: str, profile: str = "") -> Header:

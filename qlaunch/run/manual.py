@@ -109,6 +109,10 @@ def _undo(host: Host, directory: Path, say: Say) -> bool:
     if contents.is_stale(read_boot_id(host)):
         _forget(directory)
         return False
+    if contents.lost:
+        say(f"warning: {path} is damaged; the driver that it had is not known")
+        _forget(directory)
+        return False
     journal = open_journal(path)
     try:
         outcome = Engine.resume(host, journal, HANDLERS, contents.records).undo_all()

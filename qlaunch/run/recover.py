@@ -21,7 +21,8 @@ from qlaunch.errors import (
 from qlaunch.host.handler import Host, telling
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.plan.steps import Step
-from qlaunch.run.account import as_account, run_hooks
+from qlaunch.run.account import as_account
+from qlaunch.run.after import run_after
 from qlaunch.run.claims import CLAIMS, read_owner
 from qlaunch.run.cleanup import clean_up
 from qlaunch.run.engine import Engine, Outcome
@@ -37,7 +38,9 @@ from qlaunch.run.info import (
 )
 from qlaunch.run.journal import (
     FILE_NAME,
+    Contents,
     End,
+    HooksRun,
     Record,
     open_journal,
     read_boot_id,
@@ -223,34 +226,47 @@ def _replay(base: str, name: str, say: Say, host: Host) -> Outcome:
     if contents.unreadable:
         lines = ", ".join(map(str, contents.unreadable))
         say(f"warning: {path}: line(s) {lines} cannot be read; undoing what the others say")
-    outcome = Outcome()
-    if not contents.is_stale(read_boot_id(host)):
-        journal = open_journal(path)
-        try:
+    outcome, lost = Outcome(), list[Problem]()
+    journal = open_journal(path)
+    try:
+        if not contents.is_stale(read_boot_id(host)):
             with HostLock(base, say, undoing=True):
                 contents = read_journal(path)  # a `detach` may have been at it until now
+                lost = [] if contents.is_restored else _lost(path, contents)
                 engine = Engine.resume(host, journal, HANDLERS, contents.records)
                 outcome = engine.undo_all()
             with contextlib.suppress(OSError):
-                journal.write(End(restored=not outcome.left))
-        finally:
-            journal.close()
-    for sentence in outcome.sentences:
-        say(sentence)
-    info = read_info(f"{base}/{name}")
-    if info is not None and not any(isinstance(r, End) for r in contents.records):
-        try:  # not twice: a session that has written its end has run them
-            run_hooks(info.after, info.account, info.trusted, say)
-        except QlaunchError as error:
-            say(str(error))
+                journal.write(End(restored=not (outcome.left or lost)))
+        for sentence in outcome.sentences:
+            say(sentence)
+        info = read_info(f"{base}/{name}")
+        if info is not None and not any(isinstance(r, HooksRun) for r in contents.records):
+            run_after(info.after, info.account, info.trusted, say, journal)
+    finally:
+        journal.close()
     if outcome.left:
-        raise NotRestoredError(
-            [*outcome.problems,
-             Problem("the host is not as it was", where=name, hint=f"qlaunch recover '{name}'")]
+        lost.append(
+            Problem("the host is not as it was", where=name, hint=f"qlaunch recover '{name}'")
         )
+    if lost:
+        raise NotRestoredError([*outcome.problems, *lost])
     path.unlink(missing_ok=True)
     _forget_claims(base, name)
     return outcome
+
+
+def _lost(path: Path, contents: Contents) -> list[Problem]:
+    """What the run did to the host and nobody can know: only a person can say that it is over."""
+    if not contents.lost:
+        return []
+    return [
+        Problem(
+            "the journal is damaged, so what this run did to the host is not known for certain; "
+            "the rest of it is undone", where=str(path), found="\n           ".join(contents.lost),
+            hint=f"once this is read: rm '{path}'; then qlaunch devices shows the driver of each "
+            "device, and qlaunch unbind ADDRESS gives one back",
+        )
+    ]
 
 
 def _forget_claims(base: str, name: str) -> None:

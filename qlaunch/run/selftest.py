@@ -13,34 +13,29 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from qlaunch.errors import Problem, StuckError, UsageError
-from qlaunch.host import sysfs
-from qlaunch.host.carried import read_kinds
-from qlaunch.host.device import pci_path, read_driver
+from qlaunch.errors import Problem, UsageError
 from qlaunch.host.handler import Host
 from qlaunch.plan.model import Plan
+from qlaunch.plan.steps import Step
 from qlaunch.profile.control import Hooks, Qemu
 from qlaunch.profile.machine import Machine
 from qlaunch.profile.profile import Profile
 from qlaunch.profile.read import Loaded
 from qlaunch.profile.storage import Disk
+from qlaunch.run.compared import differences, host_state
 from qlaunch.run.session import Session
 from qlaunch.run.story import Story
-from qlaunch.values import HostPath, PciAddress, Size, VmName
+from qlaunch.values import HostPath, Size, VmName
 
 DISK = 1 << 20  # SeaBIOS boots no disk below one cylinder, 516096 bytes
 MEMORY = 512 << 20  # VFIO pins all of it, and nothing here needs more
 GRACE = 15.0  # seconds beyond those asked for until the guest is told to quit: UEFI boots no sector
 EMULATED = 8  # times as long without KVM
-_ANSWER = 10.0  # seconds for the few files of a device that nothing is done to
-_FILES = ("driver_override", "reset_method", "d3cold_allowed", "power/control", "sriov_numvfs")
 
 
 class Round(Struct, frozen=True, kw_only=True):
@@ -52,6 +47,7 @@ class Round(Struct, frozen=True, kw_only=True):
     run: float
     give_back: float
     end: str  # how the guest ended
+    code: int = 0  # what a run would have ended with
     changed: tuple[str, ...] = ()
 
 
@@ -89,38 +85,6 @@ def boot_disk(image: bytes) -> str:
     return path
 
 
-def device_state(host: Host, addresses: Sequence[PciAddress]) -> dict[str, str]:
-    """What a round may not change of these devices: "ADDRESS what" → text.
-
-    Some of the files take the device's lock, which what hangs in the kernel holds for ever.
-    """
-    state: dict[str, str] = {}
-    patient = replace(host, deadline=min(host.deadline, _ANSWER))
-    for address in addresses:
-        path = pci_path(host, address)
-        state[f"{address} is there"] = "yes" if path.exists() else "no"
-        state[f"{address} driver"] = read_driver(host, address) or "none"
-        state[f"{address} nodes"] = " ".join(sorted(map(str, read_kinds(host, address))))
-
-        def read(path: Path = path) -> dict[str, str]:
-            return {name: sysfs.read_text(path / name) or "" for name in _FILES}
-
-        try:
-            files = sysfs.guarded_read(patient, read, f"reading {address}")
-        except StuckError:
-            files = {"answers": "no: what holds it hangs in the kernel"}
-        state |= {f"{address} {name}": text for name, text in files.items()}
-    return state
-
-
-def differences(before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
-    """One sentence each."""
-    return tuple(
-        f"{key}: was {before.get(key) or 'empty'}, is {text or 'empty'}"
-        for key, text in sorted(after.items()) if before.get(key) != text
-    )
-
-
 class _Timed(Session):
     """A session that notes when its stages begin, and ends a guest that does not end itself."""
 
@@ -145,18 +109,19 @@ class Telling(Story):
 
     def say(self, text: str) -> None:
         """As Story.say."""
-        _, ended, rest = text.partition(": ended (")
-        if ended:
-            self.end = rest.partition(")")[0]
+        for words in (": ended (", ": ended badly ("):
+            _, ended, rest = text.partition(words)
+            if ended:
+                self.end = rest.rpartition(")")[0]
         super().say(text)
 
 
 def run_round(
     number: int, loaded: Loaded, make_plan: Callable[[bool], Plan], before: dict[str, str],
-    addresses: Sequence[PciAddress], *, base: str, patience: float, quiet: bool,
+    steps: Sequence[Step], *, base: str, patience: float, quiet: bool,
     net: Any = None,
 ) -> Round:
-    """One round. Raises QlaunchError as a run does."""
+    """One round; `before` is what `steps` may change. Raises QlaunchError as a run does."""
     story = Telling(quiet=quiet)
     session = _Timed(loaded, make_plan, story, base=base, net=net)
     session.times, session.patience = {}, patience
@@ -175,6 +140,6 @@ def run_round(
     over = time.monotonic()
     return Round(
         number=number, take=at[6] - at[5], start=at[9] - at[7], run=at[10] - at[9],
-        give_back=over - at[10], end=story.end or f"exit code {code}",
-        changed=differences(before, device_state(Host(), addresses)),
+        give_back=over - at[10], end=story.end or f"exit code {code}", code=code,
+        changed=differences(before, host_state(Host(), steps)),
     )

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qlaunch.argv.render import render_argv
-from qlaunch.errors import HostError, Problem, QlaunchError
+from qlaunch.errors import HostError, Problem
 from qlaunch.host.handler import Host
 from qlaunch.host.net import attach_tap
 from qlaunch.host.netchild import NetChild
 from qlaunch.plan.model import Plan
 from qlaunch.plan.steps import MakeBridge, MakeMacvtap
 from qlaunch.run.account import group_of, run_hooks
+from qlaunch.run.after import run_after
 from qlaunch.run.handover import Handover, opened
 from qlaunch.run.info import Info, info_of, note_start, write_info
 from qlaunch.run.journal import (
@@ -266,23 +267,21 @@ class Session:
                 with contextlib.suppress(HostError):
                     self.engine.catch_up(read_journal(Path(plan.runtime_dir, FILE_NAME)).records)
                 outcome = self.engine.undo_all()
+        left = bool(outcome.left) or stuck
         if self.journal is not None:
             with contextlib.suppress(OSError):
-                self.journal.write(End(restored=not outcome.left and not stuck))
-            self.journal.close()
-        self._drop_claims(bool(outcome.left) or stuck)
+                self.journal.write(End(restored=not left))
+        self._drop_claims(left)
         if self.awake is not None:
             os.close(self.awake)
             self.awake = None
-        if not outcome.left and not stuck:
+        run_after(plan.profile.hooks.after, plan.account, self.loaded.trusted, self.story.say,
+                  self.journal)
+        if self.journal is not None:
+            self.journal.close()
+        if not left:
             with contextlib.suppress(OSError):
                 Path(plan.runtime_dir, FILE_NAME).unlink()
-        if plan.profile.hooks.after:
-            try:
-                run_hooks(plan.profile.hooks.after, plan.account, self.loaded.trusted,
-                          self.story.say)
-            except QlaunchError as error:
-                self.story.say(str(error))
         return outcome
 
     def _drop_claims(self, keep_files: bool) -> None:

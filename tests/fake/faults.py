@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -30,21 +31,23 @@ Moment = Literal[
     "refused",  # an exception before anything was done
     "half done",  # an exception once the step's first change is made
     "killed before apply",
-    "killed in apply",  # its first change is made, nothing is read back
+    "killed in apply",  # one of its changes is made, and nothing is read back
     "killed after apply",  # all changes are made, none is on record
-    "killed in undo",
+    "killed in undo",  # once one of its changes is made
     "killed after undo",
 ]
 MOMENTS: tuple[Moment, ...] = Moment.__args__  # type: ignore[attr-defined]
 Way = Literal["recover", "run"]
+WAYS: tuple[Way, ...] = Way.__args__  # type: ignore[attr-defined]
 Hook = Callable[[str, str], None]
 
 
 class Fault(NamedTuple):
-    """What goes wrong, at which step of the plan."""
+    """What goes wrong, at which step of the plan; in a step, after which of its changes."""
 
-    moment: Moment
+    moment: Moment | Literal["counted"]
     step: int
+    change: int = 1
 
 
 class Events:
@@ -54,12 +57,18 @@ class Events:
         self.kernel = kernel
         self.launcher = launcher
         self.seen = kernel.root / ".model/seen"
+        self.counts = kernel.root / ".model/counts"
 
-    def first(self) -> bool:
-        """Whether nothing was counted before."""
+    def is_change(self, number: int) -> bool:
+        """Count one; whether it is this one."""
         with self.seen.open("a") as file:
             file.write(".")
-        return self.seen.stat().st_size == 1
+        return self.seen.stat().st_size == number
+
+    def note(self, moment: str, step: int) -> None:
+        """One for `count_changes`."""
+        with self.counts.open("a") as file:
+            file.write(f"{step} {moment}\n")
 
     def end(self) -> None:
         os.kill(self.launcher, signal.SIGKILL)
@@ -88,7 +97,7 @@ class Faulty:
         if moment == "killed before apply":
             self.events.end()
         hooks: dict[str, Hook] = {"half done": self._fail, "killed in apply": self._kill}
-        self._watch(hooks.get(moment))
+        self._watch(hooks.get(moment) or self._counter("killed in apply"))
         try:
             self.handler.apply(host, step, captured)
         finally:
@@ -100,6 +109,7 @@ class Faulty:
 
     def undo(self, host: Host, step: Any, captured: Captured) -> str | None:
         mine = Faulty.turn == self.fault.step and self.fault.moment.endswith("undo")
+        self._watch(self._counter("killed in undo"))
         Faulty.turn -= 1
         if mine and self.fault.moment == "killed in undo":
             self._watch(self._kill)
@@ -111,11 +121,18 @@ class Faulty:
     def _watch(self, hook: Hook | None) -> None:
         self.events.kernel.after_write = hook
 
+    def _counter(self, moment: Moment) -> Hook | None:
+        if self.fault.moment != "counted":
+            return None
+        step = Faulty.turn
+        return lambda *_: self.events.note(moment, step)
+
     def _kill(self, *_: str) -> None:
-        self.events.end()
+        if self.events.is_change(self.fault.change):
+            self.events.end()
 
     def _fail(self, path: str, _: str) -> None:
-        if self.events.first():
+        if self.events.is_change(1):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
 
@@ -162,6 +179,14 @@ def launch(kernel: WholeKernel, plan: Plan, fault: Fault | None = None) -> int:
         return start(kernel, plan)
 
     return in_process(work)
+
+
+def count_changes(kernel: WholeKernel, plan: Plan) -> Counter[tuple[int, str]]:
+    """How many changes of the host a run makes: in each step, in its apply and in its undo."""
+    (kernel.root / ".model/counts").write_text("")
+    assert launch(kernel, plan, Fault("counted", -1)) == 0
+    lines = (kernel.root / ".model/counts").read_text().splitlines()
+    return Counter((int(step), moment) for step, _, moment in (x.partition(" ") for x in lines))
 
 
 def put_back(kernel: WholeKernel, plan: Plan, way: Way) -> int:

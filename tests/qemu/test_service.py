@@ -115,6 +115,8 @@ def test_detached_it_is_a_service_that_outlives_its_launcher(
     assert (again.returncode, f"{vm.name} is running" in again.stderr) == (1, True)
     shown = systemd.run("systemctl", "show", "-p", "MainPID,Environment", unit).stdout
     assert "SSH_CONNECTION=192.0.2.7" in shown
+    order = systemd.run("systemctl", "show", "-p", "After", "--value", unit).stdout.split()
+    assert {"network-online.target", "remote-fs.target"} <= set(order)
     launcher = re.search("MainPID=([0-9]+)", shown)
     assert launcher is not None
     systemd.run("kill", "-9", launcher[1])
@@ -253,6 +255,36 @@ def test_the_unit_under_systemd(make: Callable[..., Vm], systemd: Systemd) -> No
     assert "pressing the power button" in typed(systemd, "logs", vm.name).stdout
     assert systemd.run("systemctl", "is-failed", unit).stdout.strip() == "inactive"
     assert left(systemd) == []
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("by", ["path", "file name"])
+def test_the_unit_finds_the_machine_of_another_name(
+    make: Callable[..., Vm], systemd: Systemd, by: str
+) -> None:
+    """Its file is it.toml; the machine that its killed launcher leaves is named in there."""
+    vm = make()
+    words = [str(vm.path)]
+    if by == "file name":
+        systemd.run("sh", "-c", DROPIN, str(vm.directory))
+        words = ["it"]
+    (unit,) = systemd.run("systemd-escape", "--template=qlaunch@.service", *words).stdout.split()
+    assert systemd.run("systemctl", "start", unit).returncode == 0
+    launcher = systemd.run("systemctl", "show", "-p", "MainPID", "--value", unit).stdout.strip()
+    systemd.run("kill", "-9", launcher)
+    until(lambda: "watched again" in typed(systemd, "logs", vm.name).stdout, "nobody watches")
+    assert systemd.state(unit) == "deactivating"
+    assert typed(systemd, "stop", vm.name).returncode == 0
+    until(lambda: systemd.state(unit) in ("failed", "inactive"), "the service stays")
+    systemd.run("systemctl", "reset-failed", unit)
+    assert left(systemd) == []
+
+
+DROPIN = """
+mkdir -p /run/systemd/system/qlaunch@it.service.d
+printf '[Service]\\nWorkingDirectory=%s\\n' "$0" >/run/systemd/system/qlaunch@it.service.d/here.conf
+systemctl daemon-reload
+"""
 
 
 def test_nobody_to_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

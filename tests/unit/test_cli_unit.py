@@ -29,6 +29,13 @@ def test_the_service_is_this_command_again(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
+def test_the_hosts_own_ends_before_its_disks_go() -> None:
+    """A user's manager would take it for units that it lacks."""
+    order = "--property=After=network-online.target remote-fs.target"
+    assert order in unit.command("win7", "system", "qlaunch-1-ab", {})
+    assert not [w for w in unit.command("win7", "user", "x", {}) if "After=" in w]
+
+
 @pytest.mark.parametrize(("value", "service"), [("no", False), ("", False), ("qlaunch-1-ab", True)])
 def test_who_is_the_service(monkeypatch: pytest.MonkeyPatch, value: str, service: bool) -> None:
     monkeypatch.setenv(unit.ASKED, value)

@@ -1,8 +1,8 @@
 """Every step of a run that changes all a run can change, and everything that may befall it there:
 afterwards `recover` or the next run leaves the host as it was, in every bit that is compared.
 
-The figure is told at the end of the tests' output. `--nightly` tries all cases, each with both
-ways back.
+The figure is told at the end of the tests' output. `--nightly` tries all cases, those that leave
+something behind with both ways back.
 """
 
 from __future__ import annotations
@@ -16,13 +16,23 @@ from typing import Any
 
 import pytest
 
-from qlaunch.plan.steps import STEP_KINDS
-from tests.fake.faults import MOMENTS, Fault, Moment, Way, launch, put_back
-from tests.fake.whole import EVENT, FOREIGN, GPU, NIC, WholeKernel
+from qlaunch.plan.model import Plan
+from qlaunch.plan.steps import STEP_KINDS, TakeDevice
+from tests.fake.faults import (
+    MOMENTS,
+    WAYS,
+    Fault,
+    Moment,
+    Way,
+    count_changes,
+    launch,
+    put_back,
+)
+from tests.fake.whole import EVENT, FOREIGN, GPU, NIC, USB, WholeKernel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-WAYS: tuple[Way, ...] = ("recover", "run")
-SHARE = 14  # one in so many steps in the short setting
+
+SHARE = 14  # one in so many cases in the short setting
 Tell = Callable[[str, object], None]
 Change = Callable[[WholeKernel], object]
 
@@ -124,11 +134,11 @@ def test_the_comparison_sees_all(kernel: WholeKernel) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_some_steps(kernel: WholeKernel, moment: Moment, record_property: Tell) -> None:
-    """Each moment at some of the steps, others than the moment before."""
+    """Each moment at some of the cases, others than the moment before."""
     first = MOMENTS.index(moment) % SHARE
 
-    def ways(k: int) -> tuple[Way, ...]:
-        return (WAYS[(k // SHARE) % 2],) if k % SHARE == first else ()
+    def ways(number: int) -> tuple[Way, ...]:
+        return (WAYS[(number // SHARE) % 2],) if number % SHARE == first else ()
 
     record_property("faults", run_matrix(kernel, moment, ways))
 
@@ -139,23 +149,48 @@ def test_every_step(kernel: WholeKernel, moment: Moment, record_property: Tell) 
     record_property("faults", run_matrix(kernel, moment, lambda _: WAYS))
 
 
+def test_a_step_of_several_changes_is_killed_after_each(kernel: WholeKernel) -> None:
+    """A device that is taken: its override, its unbind, its bind, and all of them back."""
+    first_run(kernel)
+    plan = kernel.plan()
+    taken = next(k for k, s in enumerate(plan.steps)
+                 if isinstance(s, TakeDevice) and s.address == USB)
+    found = [(f.moment, f.change) for f in faults(kernel, plan, "killed in apply")
+             if f.step == taken]
+    assert found == [("killed in apply", n) for n in (1, 2, 3)]
+    assert len([f for f in faults(kernel, plan, "killed in undo") if f.step == taken]) >= 3
+    assert len(faults(kernel, plan, "refused")) == len(plan.steps)
+
+
+def faults(kernel: WholeKernel, plan: Plan, moment: Moment) -> list[Fault]:
+    """Each step in turn; where a step is cut short, each of its changes. One without a change is
+    killed at its end."""
+    counts = count_changes(kernel, plan)
+    return [
+        Fault(moment, k, change)
+        for k in range(len(plan.steps)) for change in range(1, max(1, counts[k, moment]) + 1)
+    ]
+
+
 def run_matrix(
     kernel: WholeKernel, moment: Moment, ways: Callable[[int], tuple[Way, ...]]
 ) -> int:
-    """Each step in turn; the number of cases, all of which left the host as it was."""
+    """The number of cases, all of which left the host as it was. A run that is not killed puts
+    back what it did by itself: there is one way."""
     before = first_run(kernel)
     plan = kernel.plan()
     killed = moment.startswith("killed")
     tried = 0
-    for k, step in enumerate(plan.steps):
-        for way in ways(k):
-            case = f"{moment}: {step}; {way}"
-            assert launch(kernel, plan, Fault(moment, k)) == (-9 if killed else 1), case
+    cases = faults(kernel, plan, moment)
+    for number, fault in enumerate(cases):
+        for way in ways(number)[: 2 if killed else 1]:
+            case = f"{fault}: {plan.steps[fault.step]}; {way}"
+            assert launch(kernel, plan, fault) == (-9 if killed else 1), case
             if killed:
                 assert (kernel.root / "run/qlaunch/vm/journal").exists(), case
                 assert put_back(kernel, plan, way) == 0, case
             compare(before, kernel.state(), case)
             tried += 1
-    assert tried >= len(plan.steps) // SHARE
+    assert tried >= len(cases) // SHARE
     assert [*(kernel.root / "run/qlaunch/.claims").iterdir()] == []
     return tried

@@ -17,7 +17,7 @@ from tests.fake.kernel import FakeKernel
 from tests.fake.kernel_tree import Fault, snapshot
 from tests.fake.plans import device, host, planned, said
 from tests.fake.scripted import MemoryLog
-from tests.unit.test_run_on_fake_kernel import Killer, in_process, launch, recover
+from tests.unit.test_run_on_fake_kernel import Killer, in_process, launch, recover, watch_power
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 A, B = PciAddress("0000:01:00.0"), PciAddress("0000:01:00.1")
@@ -25,10 +25,9 @@ A, B = PciAddress("0000:01:00.0"), PciAddress("0000:01:00.1")
 
 def steps(return_to: str = "auto") -> list[Step]:
     return [
-        LoadModule(module="vfio_pci"),
+        LoadModule(module="vfio_pci"), HoldPower(address=A),
         TakeDevice(address=A, return_to=return_to), TakeDevice(address=B, return_to=return_to),
         ResetDevices(addresses=(A, B), method="rescan", return_to=return_to),
-        HoldPower(address=A),
     ]
 
 
@@ -62,8 +61,13 @@ def test_it_is_back_as_it_was(kernel: FakeKernel) -> None:
 
 
 def test_a_device_that_shall_stay_with_vfio_does(kernel: FakeKernel) -> None:
+    (kernel.device(A) / "d3cold_allowed").write_text("1\n")
+    cold = watch_power(kernel, A)
     outcome = given(kernel, "vfio-pci").undo_all()
     assert outcome.left == ()
+    held = f"sys/bus/pci/devices/{A}/d3cold_allowed 1\n"  # as it was, once all else is done
+    assert cold.read_text() == held
+    assert kernel.log()[-1] == held.strip()
     assert kernel.driver_of(A) == kernel.driver_of(B) == "vfio-pci"
 
 

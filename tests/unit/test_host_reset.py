@@ -49,6 +49,33 @@ def test_auto_leaves_a_stale_list_alone_because_probing_it_again_cannot_be_undon
     assert kernel.read(A, "reset_method") == "pm bus"
 
 
+def test_default_looks_again_and_what_cannot_be_put_back_is_told(kernel: FakeKernel) -> None:
+    """Of a stale list: one that was true is as it was."""
+    step = ResetDevices(addresses=(A, B), method="default")
+    (kernel.device(B) / "reset_method").write_text("pm flr\n")
+    (kernel.root / f".model/{B}/possible").write_text("flr pm")
+    captured = HANDLER.capture(kernel.host(), step)
+    HANDLER.apply(kernel.host(), step, captured)
+    assert (kernel.read(A, "reset_method"), kernel.read(B, "reset_method")) == ("pm", "flr pm")
+    told = HANDLER.undo(kernel.host(), step, captured)
+    assert told == (
+        "0000:01:00.0 was reset (pm); "
+        "0000:01:00.0: reset_method was 'pm bus', of which the kernel takes 'pm'; "
+        "0000:01:00.1 was reset (flr)"
+    )
+    assert (kernel.read(A, "reset_method"), kernel.read(B, "reset_method")) == ("pm", "pm flr")
+
+
+def test_default_on_a_kernel_without_lists(tmp_path: Path) -> None:
+    kernel = FakeKernel(tmp_path)
+    path = kernel.add_device(A, driver="vfio-pci", methods="pm")
+    (path / "reset_method").unlink()
+    step = ResetDevices(addresses=(A,), method="default")
+    captured = HANDLER.capture(kernel.host(), step)
+    HANDLER.apply(kernel.host(), step, captured)
+    assert kernel.log() == []
+
+
 def test_a_card_alone_on_its_bus_is_reset_by_its_bus(tmp_path: Path) -> None:
     kernel = FakeKernel(tmp_path)
     kernel.add_device(A, driver="vfio-pci", methods="bus")

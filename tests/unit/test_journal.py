@@ -14,6 +14,7 @@ from qlaunch.plan.steps import MakeBridge, TakeDevice
 from qlaunch.run import journal as journals
 from qlaunch.run.journal import (
     Applied,
+    Contents,
     End,
     Failed,
     Header,
@@ -57,7 +58,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_was_written_is_read(path: Path) -> None:
-    assert read_journal(path) == (HEADER, tuple(RECORDS), ())
+    assert read_journal(path) == Contents(HEADER, tuple(RECORDS), ())
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -131,13 +132,16 @@ def test_cut_at_every_byte(path: Path) -> None:
 
 
 def test_a_torn_line_does_not_swallow_the_next(path: Path) -> None:
+    """Nor does it stay as a line in the middle, which would be one that nobody understands."""
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
+    assert read_journal(path).unreadable == (10,)
+    assert read_journal(path).lost == ()
     journal = open_journal(path)
     journal.write(Undone(k=7))
     journal.close()
     contents = read_journal(path)
-    assert contents.unreadable == (10,)
+    assert contents.unreadable == ()
     assert contents.records == (*RECORDS[:-1], Undone(k=7))
 
 
@@ -152,8 +156,29 @@ def test_a_garbled_line_is_named_and_the_rest_read(path: Path, line: int, junk: 
     path.write_bytes(b"\n".join(lines))
     contents = read_journal(path)
     assert contents.unreadable == (line + 1,)
+    assert contents.lost[0].startswith(f"line {line + 1}: ")
+    assert contents.lost[0].isascii() or contents.lost[0].endswith("…")
+    assert contents.lost[0].isprintable()
     assert (contents.header is None) == (line == 0)
     assert len(contents.records) == 9 - (line > 0)
+
+
+@pytest.mark.parametrize("orphan", [Applied(k=3, captured={}), Undoing(k=3), Undone(k=3)])
+def test_a_record_without_its_beginning_is_told(path: Path, orphan: Record) -> None:
+    assert read_journal(path).lost == ()
+    journal = open_journal(path)
+    journal.write(orphan)
+    assert [text.partition(":")[0] for text in read_journal(path).lost] == [
+        "line 11 has no beginning"]
+    journal.close()
+
+
+def test_an_intent_that_did_not_fit_is_nothing_lost(path: Path) -> None:
+    journal = open_journal(path)
+    for record in (Failed(k=3, error="No space left on device"), Undoing(k=3), Undone(k=3)):
+        journal.write(record)
+    journal.close()
+    assert read_journal(path).lost == ()
 
 
 def test_a_full_disk_leaves_the_next_line_readable(
@@ -175,8 +200,31 @@ def test_a_full_disk_leaves_the_next_line_readable(
     journal.write(Undone(k=1))
     journal.close()
     contents = read_journal(path)
-    assert contents.unreadable == (11,)
-    assert contents.records[-1] == Undone(k=1)
+    assert contents.unreadable == ()
+    assert contents.records == (*RECORDS, Undone(k=1))
+
+
+def test_a_piece_that_another_has_written_behind_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, other, real = open_journal(path), open_journal(path), os.write
+
+    def write(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", full)
+        return real(fd, bytes(data)[:5])
+
+    def full(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", real)
+        other.write(Undone(k=1))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="No space"):
+        journal.write(Undone(k=0))
+    assert to_json(Undone(k=1)) in path.read_bytes()
+    assert read_journal(path).lost
+    journal.close()
+    other.close()
 
 
 def test_no_journal_is_left_when_its_header_cannot_be_written(

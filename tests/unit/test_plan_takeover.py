@@ -28,7 +28,7 @@ def test_the_order_of_steps() -> None:
     plan = planned(BOTH + ONE, host(PORT, CARD, SOUND, NIC))
     assert said(plan) == []
     kinds = [type(s) for s in plan.steps]
-    assert kinds == [LoadModule] * 2 + [TakeDevice] * 3 + [ResetDevices] * 2 + [HoldPower] + [
+    assert kinds == [LoadModule] * 2 + [HoldPower] + [TakeDevice] * 3 + [ResetDevices] * 2 + [
         OwnGroup
     ] * 2
     taken = [s for s in plan.steps if isinstance(s, TakeDevice)]
@@ -218,3 +218,12 @@ def test_the_devices_of_a_step() -> None:
     assert found[HoldPower] == ("0000:03:00.0",)
     assert found[ResetDevices] == ("0000:03:00.0", "0000:03:00.1")
     assert found[TakeDevice] == ("0000:03:00.1",)
+
+
+def test_a_list_of_resets_that_is_looked_for_again_is_told() -> None:
+    plan = planned(f'{BOTH}reset = "default"\n', host(PORT, CARD, SOUND))
+    (problem,) = [p for p in plan.problems if p.where == "pci[0].reset"]
+    assert problem.severity == "warning"
+    assert "0000:03:00.0, 0000:03:00.1; what is stale" in problem.message
+    (step,) = [s for s in plan.steps if isinstance(s, ResetDevices)]
+    assert step.method == "default"

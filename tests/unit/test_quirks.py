@@ -28,7 +28,8 @@ def names(ident: str, cls: int = 0x030000, text: str | None = None, **more: obje
     [
         ("1002:67df", "amd-polaris-reset"), ("1002:699f", "amd-polaris-reset"),
         ("1002:687f", "amd-vega-reset"), ("1002:66af", "amd-vega-reset"),
-        ("1002:731f", "amd-navi-reset"), ("1002:7340", "amd-navi-reset"),
+        ("1002:7310", "amd-navi-reset"), ("1002:7340", "amd-navi-reset"),
+        ("1002:7550", "d3cold-navi48"),
         ("1002:73ff", "amd-navi23"),
         ("10de:1200", "nvidia-fermi-code43"), ("10de:06cd", "nvidia-fermi-code43"),
         ("10de:0dc4", "nvidia-fermi-code43"), ("10de:1086", "nvidia-fermi-code43"),
@@ -53,6 +54,9 @@ def test_conditions() -> None:
     assert names("10de:1200", text="guest = 'windows7'\n[cpu]\nhide_kvm = true") == []
     assert names("10de:1b81", driver="nvidia", text="") == ["nvidia-unbind"]
     assert names("10de:1b38", 0x030200, text="") == ["d3cold-tesla-p40"]
+    assert names("1002:731f") == ["amd-navi-reset", "d3cold-navi10"]
+    assert names("1002:731f", reset_methods=("device_specific",)) == ["d3cold-navi10"]
+    assert names("1002:731f", AUDIO) == []
     assert names("8086:0412") == []
     igpu = device("00:02.0", "8086:0412", driver="i915")
     assert [q.id for q in quirks_of(igpu)] == ["intel-igpu"]

@@ -45,10 +45,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarn
 GPU, AUDIO = PciAddress("0000:01:00.0"), PciAddress("0000:01:00.1")
 STEPS: list[Step] = [
     LoadModule(module="vfio_pci"),
+    HoldPower(address=GPU),
     TakeDevice(address=GPU, id=PciId("1234:1111")),
     TakeDevice(address=AUDIO, id=PciId("8086:2668")),
     ResetDevices(addresses=(GPU, AUDIO), method="pm"),
-    HoldPower(address=GPU),
     OwnGroup(address=GPU, group=1, uid=os.geteuid(), gid=os.getegid()),
     ReserveHugePages(size=2 << 20, count=4),
 ]
@@ -89,6 +89,41 @@ def test_there_and_back(kernel: FakeKernel) -> None:
     assert snapshot(kernel.root) == before
 
 
+def watch_power(kernel: FakeKernel, address: str) -> Path:
+    """A file that tells of each write after which VFIO has the device and it may go to D3cold."""
+    told = kernel.root / ".model/cold"
+    told.touch()
+
+    def look(path: str, text: str) -> None:
+        allowed = kernel.read(address, "d3cold_allowed") != "0"
+        if allowed and kernel.driver_of(address) == "vfio-pci":
+            with told.open("a") as file:
+                file.write(f"{path} {text}\n")
+
+    kernel.after_write = look
+    return told
+
+
+def test_a_card_is_never_free_to_go_to_d3cold_while_vfio_has_it(kernel: FakeKernel) -> None:
+    """It idles there before QEMU opens it and after QEMU has let go."""
+    cold = watch_power(kernel, GPU)
+    engine = Engine(kernel.host(), MemoryLog(), HANDLERS)
+    engine.apply(STEPS)
+    assert engine.undo_all().left == ()
+    assert cold.read_text() == ""
+    mine = {f"devices/{GPU}/d3cold_allowed", f"devices/{GPU}/reset"} | {
+        f"drivers/{driver}/{way}bind" for driver in ("bochs", "vfio-pci") for way in ("", "un")}
+    lines = [line.removeprefix("sys/bus/pci/") for line in kernel.log()]
+    kinds = [line for line in lines if line.split()[0] in mine and AUDIO not in line]
+    assert kinds == [
+        f"devices/{GPU}/d3cold_allowed 0",
+        f"drivers/bochs/unbind {GPU}", f"drivers/vfio-pci/bind {GPU}",
+        f"devices/{GPU}/reset 1",
+        f"drivers/vfio-pci/unbind {GPU}", f"drivers/bochs/bind {GPU}",
+        f"devices/{GPU}/d3cold_allowed 1",
+    ]
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_every_write_of_the_apply_fails_in_turn(kernel: FakeKernel, moment: str) -> None:
     """EIO with nothing done, and EIO with everything done: a half-applied step is undone too."""
@@ -105,7 +140,7 @@ def test_a_hanging_unbind_returns_all_others(kernel: FakeKernel) -> None:
     with pytest.raises(NotRestoredError, match=r"0000:01:00\.1"):
         Engine(kernel.host(deadline=2), log, HANDLERS).apply(STEPS)
     assert kernel.driver_of(GPU) == "bochs"
-    assert [r.k for r in log.records if isinstance(r, Stuck)] == [2, 2]
+    assert [r.k for r in log.records if isinstance(r, Stuck)] == [3, 3]
     kernel.release()
     kernel.faults = []
     while not late.exists():
@@ -120,7 +155,9 @@ def test_a_hanging_reset_gets_no_second_write(kernel: FakeKernel) -> None:
     engine.apply(STEPS)
     kernel.faults = [Fault(f"*/{AUDIO}/reset", HANG)]
     outcome = engine.undo_all()
-    assert {type(item.step) for item in outcome.left} == {ResetDevices, TakeDevice}
+    # nor does the other function of the card, which stays out of D3cold
+    assert {type(item.step) for item in outcome.left} == {ResetDevices, TakeDevice, HoldPower}
+    assert kernel.read(GPU, "d3cold_allowed") == "0"
     assert kernel.log()[-1] == f"sys/bus/pci/devices/{AUDIO}/reset 1"
     kernel.release()
     kernel.faults = []

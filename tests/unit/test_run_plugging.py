@@ -36,6 +36,7 @@ from tests.unit.test_run_on_fake_kernel import (
     in_process,
     kernel,
     recover,
+    watch_power,
 )
 
 __all__ = ["kernel"]
@@ -149,7 +150,9 @@ def prepared(kernel: FakeKernel, base: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_detached_used_by_the_host_and_attached_again(machine: Machine) -> None:
     kernel = machine.kernel
+    cold = watch_power(kernel, GPU)
     machine.detach()
+    assert kernel.read(GPU, "d3cold_allowed") == "1"
     assert (kernel.driver_of(GPU), kernel.driver_of(AUDIO)) == ("bochs", "snd_hda_intel")
     assert machine.said == [
         "0000:01:00.0 was reset (pm); 0000:01:00.1 was reset (pm)",
@@ -161,6 +164,7 @@ def test_detached_used_by_the_host_and_attached_again(machine: Machine) -> None:
     assert asked == [[GPU, AUDIO]]
     assert kernel.driver_of(GPU) == kernel.driver_of(AUDIO) == "vfio-pci"
     assert kernel.read(GPU, "d3cold_allowed") == "0"
+    assert cold.read_text() == ""
     machine.attach()
     assert machine.said[-1] == "the guest has 0000:01:00.0, 0000:01:00.1 already"
     sentences = machine.end()

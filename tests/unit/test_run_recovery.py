@@ -256,7 +256,8 @@ def test_what_a_failed_apply_could_not_undo_is_not_touched_again(
     hung = Hung(2, {1: {"half": HostError("no"), "undo": HostError("it hangs")}})
     loaded: Any = SimpleNamespace(trusted=False, sources=())
     profile = SimpleNamespace(hooks=SimpleNamespace(after=()))
-    plan: Any = SimpleNamespace(name="win7", runtime_dir=str(tmp_path), profile=profile)
+    plan: Any = SimpleNamespace(name="win7", runtime_dir=str(tmp_path), profile=profile,
+                                account=None)
     session = Session(loaded, lambda _: plan, Story(), base=str(tmp_path))
     session.engine = Engine(Host(), MemoryLog(), {LoadModule: hung})
     with pytest.raises(NotRestoredError) as raised:

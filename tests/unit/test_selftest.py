@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from qlaunch.cli import selftest as verb
 from qlaunch.cli.main import main
@@ -19,19 +20,21 @@ from qlaunch.plan.make import make_plan
 from qlaunch.plan.steps import TakeDevice
 from qlaunch.profile.read import Loaded, read_profile
 from qlaunch.run import selftest
+from qlaunch.run.compared import device_state, differences, host_state
 from qlaunch.run.selftest import (
     DISK,
     Round,
     boot_disk,
-    device_state,
-    differences,
     run_round,
     selftest_profile,
 )
 from qlaunch.run.session import Session
 from qlaunch.values import PciAddress
+from qlaunch.vm.process import Exit
+from qlaunch.vm.watch import End
 from tests.fake.kernel import FakeKernel
 from tests.fake.plans import AUDIO, device, host, planned, said
+from tests.fake.whole import EVENT, FOREIGN, NIC, WholeKernel
 
 GPU = PciAddress("0000:01:00.0")
 PROFILE = """\
@@ -170,6 +173,59 @@ def test_a_guest_that_does_not_end_is_ended(
     assert one.run >= (0.2 if forever else 0)
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_what_slices_are_made_of_is_compared_too(tmp_path: Path) -> None:
+    """A profile with [[vgpu]] only takes no device from the host."""
+    kernel = WholeKernel(tmp_path)
+    kernel.fill()
+    steps = [s for s in kernel.plan().steps if not isinstance(s, TakeDevice)]
+    before = host_state(kernel.host(), steps)
+    assert before["mdpy mediated devices"] == FOREIGN
+    assert before[f"{NIC} sriov_numvfs"] == "0"
+    assert differences(before, host_state(kernel.host(), steps)) == ()
+    (tmp_path / EVENT[1:]).chmod(0o600)
+    kernel.add_driver("igbvf")
+    kernel.write(kernel.device(NIC) / "sriov_numvfs", b"2")
+    parent = tmp_path / "sys/class/mdev_bus/mdpy/mdev_supported_types/mdpy-vga/create"
+    kernel.write(parent, b"22222222-2222-3333-4444-555555555555")
+    group = kernel.group(NIC)
+    (tmp_path / f"dev/vfio/{group}").touch(mode=0o600)
+    told = " ".join(differences(before, host_state(kernel.host(), steps)))
+    for words in (f"{NIC} sriov_numvfs: was 0, is 2", f"{NIC} functions: was empty, is ",
+                  f"mdpy mediated devices: was {FOREIGN}, is {FOREIGN} 22222222-",
+                  f"{EVENT} owner: was of uid", f"{NIC} group: was without a node, is of uid"):
+        assert words in told
+
+
+def test_a_qemu_that_dies_is_a_round_that_failed(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once its guest ran, as one does that a device brings down."""
+    def died(self: Session, *_: Any) -> End:
+        for number in range(6, 10):
+            self.stage(number, "")
+        return End("died", False, Exit(signal=11), detail="a (bad) end")
+
+    monkeypatch.setattr(Session, "_live", died)
+    base, plan = tmp_path / "run", planned("", host())
+    plan = replace(plan, account=None, runtime_dir=str(base / plan.name), makes=(), fds=(),
+                   socket_dir=str(base / plan.name), state_dir=str(tmp_path / "state"))
+    made = loaded.replaced(selftest_profile(loaded.profile, "/x", 1, hooks=False))
+    made = made.replaced(replace(made.profile, name=plan.name))
+    one = run_round(1, made, lambda _: plan, {}, [], base=str(base), patience=60, quiet=True)
+    assert (one.code, one.end) == (1, "QEMU died: signal SIGSEGV, a (bad) end")
+
+
+def test_a_failed_round_ends_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = Round(number=2, take=1, start=1, run=1, give_back=1, end="QEMU died: exit code 1",
+                 code=1)
+    assert played(monkeypatch, tmp_path, [GOOD, dead, GOOD]) == 1
+    out = capsys.readouterr().out
+    assert out.splitlines()[-2:] == [
+        "round 2 failed: QEMU died: exit code 1", "everything is as before after 2 round(s)"]
 
 
 def played(
