@@ -197,6 +197,8 @@ def _lost(connection: Connection, args: argparse.Namespace, detached: bool) -> i
     become = "it was hung up on there, as when a terminal is closed"
     if args.verb == "run":
         become = "the machine's power button is pressed"
+    if args.verb == "view":
+        become = "the machine runs on there"
     if detached:
         become = "if the machine had started, it goes on"
     raise HostError(Problem(f"the connection was cut; {become}", where=args.host,

@@ -137,14 +137,24 @@ class Connection:
                                     hint=f"ssh -G {self.host}"))
         return ALIVE if "serveraliveinterval 0" in done.out.splitlines() else ()
 
-    def is_cut(self) -> bool:
-        """Whether the connection is gone, after a verb has ended as if it were."""
+    def is_cut(self, *, ask: bool = False) -> bool:
+        """Whether the connection is gone, after a verb has ended as if it were. `ask`: after
+        something else has ended, which may have had its own reason: the master tells at once."""
+        if ask and self._guard and not run_child(
+                [*self._ssh, *self._through(), "-O", "check", "--", self.host]).code:
+            return False
         end = time.monotonic() + SOON
         while self._guard and time.monotonic() < end:
             if os.waitpid(self._guard, os.WNOHANG)[0]:
                 self._guard = 0
             time.sleep(0.01)
         return not self._guard
+
+    def wait(self) -> None:
+        """Return when the connection is cut."""
+        if self._guard:
+            os.waitpid(self._guard, 0)
+            self._guard = 0
 
     def _ended(self) -> int:
         pid, self._guard = self._guard, 0
