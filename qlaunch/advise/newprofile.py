@@ -55,7 +55,7 @@ def _head(name: str, answers: Answers, facts: HostFacts) -> list[str]:
     if answers.card:
         lines += [
             f"#   qlaunch run {word} --install   to install: in a window, without the card",
-            f"#   sudo qlaunch run {word}",
+            f"#   qlaunch run {word}",
         ]
     else:
         lines.append(f"#   qlaunch run {word}")

@@ -200,7 +200,7 @@ def _not_written(error: OSError, data: Path) -> HostError:
     place = error.filename or str(data)
     hint = f"namei -l {quote(str(place))} shows what is in the way"
     if data == SYSTEM and os.geteuid():
-        hint = "--system is for root: the same with sudo"
+        hint = "--system is for root: sudo qlaunch desktop …"
     return HostError(Problem("the shortcut cannot be written", place,
                              found=error.strerror or str(error), hint=hint))
 

@@ -15,6 +15,7 @@ from shlex import join
 from typing import NoReturn
 
 from qlaunch.children import ENDING, held_signals
+from qlaunch.cli.command import typed
 from qlaunch.cli.main import tell
 from qlaunch.cli.text import say, write
 from qlaunch.errors import EXIT_FAILED, EXIT_OK, Problem, QlaunchError
@@ -38,7 +39,7 @@ def detached(name: str, session: Callable[[Callable[[], None]], int]) -> int:
         os.close(writer)
         running, ended = _wait(pid, reader, name)
     if running:
-        write(f"{name} runs; qlaunch status '{name}', qlaunch stop '{name}'\n")
+        write(typed(f"{name} runs; qlaunch status '{name}', qlaunch stop '{name}'\n"))
         return EXIT_OK
     code = os.waitstatus_to_exitcode(ended)
     if code < 0:

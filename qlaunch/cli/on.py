@@ -19,6 +19,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from qlaunch.cli.command import HERE_ONLY as NOT_THERE
 from qlaunch.cli.main import VERBS, Parser, tell
 from qlaunch.cli.text import nearest
 from qlaunch.errors import EXIT_FAILED, HostError, Problem, ProfileError, UsageError
@@ -35,7 +36,6 @@ example:
   qlaunch on --directory /srv/vm rack7 run win7.toml
 exit codes: those of the verb; 1 when the connection fails or is cut
 """
-NOT_THERE = ("on", "desktop")  # they are about the machine that one sits at
 _MARK = "\0profile"
 
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     words, files = _with_files(args.verb, args.words, parsed)
     detached = bool(getattr(parsed, "detach", False))
     terminal = all(os.isatty(number) for number in (0, 1, 2))
-    with _ended_by_signals(), Connection(args.host, _options(args)) as connection:
+    with _ended_by_signals(), _connection(args) as connection:
         there = connection.open(
             args.remote_command, _machine(args.verb, parsed), args.directory, files,
             hang_up=not terminal,
@@ -186,6 +186,14 @@ def _machine(verb: str, parsed: argparse.Namespace) -> str:
 def _options(args: argparse.Namespace) -> list[str]:
     given = [("-F", args.config), ("-p", args.port), *(("-o", one) for one in args.options)]
     return [word for flag, value in given if value for word in (flag, value)]
+
+
+def _connection(args: argparse.Namespace) -> Connection:
+    from shlex import join
+
+    options = _options(args)
+    command = ["--remote-command", args.remote_command] if args.remote_command else []
+    return Connection(args.host, options, via=join([*options, *command, args.host]))
 
 
 def _lost(connection: Connection, args: argparse.Namespace, detached: bool) -> int:

@@ -8,7 +8,7 @@ from qlaunch.facts.vgpu_model import MdevParent, MdevType, VgpuFacts
 from qlaunch.plan.vgpu_want import LIST, Choice, Taken, Want, is_far, is_named, near_name
 
 _SLICE = tuple[MdevParent, MdevType]
-_NEW_START = "(sudo qlaunch host setup --gvt --apply) and start the host anew"
+_NEW_START = "(qlaunch host setup --gvt --apply) and start the host anew"
 
 
 def find_mdev(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choice | Problem:

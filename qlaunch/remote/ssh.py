@@ -38,13 +38,18 @@ class There(NamedTuple):
 
 
 class Connection:
-    """To `host`, with options for ssh. Use as a context manager around all that is done there."""
+    """To `host`, with options for ssh. Use as a context manager around all that is done there.
 
-    def __init__(self, host: str, options: Sequence[str] = (), ssh: str = "ssh") -> None:
+    `via`: what follows `qlaunch on` in a command for the other machine.
+    """
+
+    def __init__(
+        self, host: str, options: Sequence[str] = (), ssh: str = "ssh", via: str = ""
+    ) -> None:
         if not host or host.startswith("-") or not host.isprintable() or " " in host:
             raise UsageError(Problem("this is no host for ssh", where="qlaunch on",
                                      found=host or '""', allowed="HOST or USER@HOST"))
-        self.host = host
+        self.host, self.via = host, via
         self._ssh = [ssh, *options]
         token = secrets.token_hex(8)
         self.socket = f"{_own_directory()}/qlaunch-on-{token}"
@@ -192,7 +197,8 @@ class Connection:
 
         SIGINT, SIGTERM and SIGHUP are handed on to it; we go on until it has ended.
         """
-        command = verb_command(there.qlaunch, there.temporary, there.directory, words)
+        command = verb_command(there.qlaunch, there.temporary, there.directory, words,
+                               self.via)
         # QUIET: no "Shared connection closed". Without the master nothing shall be reached.
         options = [*self._through(), "-o", "LogLevel=ERROR", "-o", "RemoteCommand=none",
                    "-t" if terminal else "-T"]
@@ -207,7 +213,8 @@ class Connection:
 
     def ask(self, there: There, words: Sequence[str]) -> tuple[int, str]:
         """Run a verb there, and read what it writes. Its messages are ours."""
-        command = verb_command(there.qlaunch, there.temporary, there.directory, words)
+        command = verb_command(there.qlaunch, there.temporary, there.directory, words,
+                               self.via)
         told, answer = os.pipe()
         options = [*self._through(), "-o", "LogLevel=ERROR", "-T"]
         try:
