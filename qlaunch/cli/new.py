@@ -93,7 +93,7 @@ def _facts(args: argparse.Namespace) -> HostFacts:
 
     if args.facts:
         return read_snapshot(Path(args.facts))
-    return read_facts(Wanted(holders=True, qemu=None, programs=("nft", "dnsmasq")))
+    return read_facts(Wanted(holders=True, programs=("nft", "dnsmasq", "swtpm")))
 
 
 def _refuse(output: Path, *, force: bool) -> None:

@@ -82,7 +82,7 @@ def _check_gvt(draft: Draft, key: str, table: Vgpu) -> None:
             "Windows' Intel driver reads registers that KVM does not have; without "
             "kvm.ignore_msrs the guest stops with a blue screen", key, severity="warning",
             found="kvm.ignore_msrs=0",
-            hint="echo 1 > /sys/module/kvm/parameters/ignore_msrs (for all machines), or "
+            hint="echo 1 | sudo tee /sys/module/kvm/parameters/ignore_msrs (for all machines), or "
             "kvm.ignore_msrs=1 on the kernel command line",
         )
     if iommu is not None and not iommu.enabled:

@@ -189,7 +189,7 @@ CASES = [
     Case("cpu.cores", "KEY=VALUE is wanted", 2),
     # CPUs
     Case('cpu.pin.vcpus=["8"]', "this host has no CPU 8\n  found:   8\n  allowed: online CPUs 0-2"),
-    Case('cpu.pin.vcpus=["3"]', "hint: echo 1 > /sys/devices/system/cpu/cpu3/online"),
+    Case('cpu.pin.vcpus=["3"]', "hint: echo 1 | sudo tee /sys/devices/system/cpu/cpu3/online"),
     Case('cpu.pin.emulator="2-9"', "this host has no CPUs 8-9", faults=2),
     # networks
     Case('net=[{bridge="br9"}]', "hint: make_bridge = true"),

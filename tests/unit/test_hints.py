@@ -156,6 +156,16 @@ def test_every_command_can_be_typed(room: str) -> None:
     assert wrong == {}
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_what_the_kernel_is_told_is_told_by_root(room: str) -> None:
+    """`sudo echo 1 > FILE` opens the file as whoever types it."""
+    wrong = {str(path.relative_to(PACKAGE)): found
+             for path in (PACKAGE / room).glob("*.py")
+             if (found := [text for text in said(path.read_text())
+                           if re.search(r"echo \S+ > ", text)])}
+    assert wrong == {}
+
+
 def test_what_cannot_be_typed() -> None:
     assert impossible("sudo qlaunch bind X") == ["sudo qlaunch bind X"]
     assert impossible("a; qlaunch logs X --tail 3") == ["qlaunch logs X --tail 3"]
