@@ -18,7 +18,8 @@ from shlex import join, quote, split
 # virtual environment or ~/.local/bin.
 SECURE = "/usr/sbin:/usr/bin:/sbin:/bin"
 HERE_ONLY = ("on", "desktop")  # about the machine that one sits at
-_OURS = re.compile(r"(sudo |as root: )?\bqlaunch ([a-z]+\b|…)")
+# What systemd-run starts is started over there, as it stands.
+_OURS = re.compile(r"(?<!--scope )(sudo |as root: )?\bqlaunch ([a-z]+\b|…)")
 
 
 def typed(text: str) -> str:
@@ -26,7 +27,8 @@ def typed(text: str) -> str:
     via = os.environ.get("QLAUNCH_VIA", "")  # by remote/script.py: what follows `qlaunch on`
     sent = os.environ.get("QLAUNCH_ON", "")
     if via and sent:
-        text = re.sub(re.escape(sent) + r"/(.*?)\.sent", r"\1.toml", text)
+        text = re.sub(re.escape(sent) + r"/[^/]*\.sent/\d+/", "", text)  # profile/sent.py's files
+        text = re.sub(re.escape(sent) + r"/([^/]*)\.sent", r"\1.toml", text)
 
     def one(match: re.Match[str]) -> str:
         return _typed(match, via)

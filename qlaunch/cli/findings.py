@@ -24,7 +24,7 @@ _COUNTED: dict[Level, tuple[str, str]] = {
     "unknown": ("could not be told", "could not be told"), "note": ("note", "notes"),
     "ok": ("fine", "fine"),
 }
-_COMMANDS = ("sudo ", "echo ", "qlaunch ")
+_COMMANDS = ("sudo ", "echo ", "qlaunch ", "ssh ")
 
 
 def findings_text(found: Sequence[Finding]) -> str:

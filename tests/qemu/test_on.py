@@ -461,6 +461,29 @@ def test_the_connection_is_cut_while_the_profile_is_sent(there: There) -> None:
     assert not there.qemus()
 
 
+def test_what_is_told_there_is_for_here(there: There) -> None:
+    """Hints are commands to type at this machine; a file that is written there is said to be."""
+    assert there.q("run", there.profile.name, "--detach").returncode == 0
+    try:
+        on = f"qlaunch on -F '{there.server.config}' there"
+        status = there.q("status", there.name)
+        assert f"  profile   {there.profile.name}, sent by qlaunch on\n" in status.stdout
+        shot = there.q("screenshot", there.name, "shot.png")
+        assert (there.home / "shot.png").exists()
+        assert f"that is on the other machine, in {there.home}; here: {on} scr" in shot.stderr
+        here = subprocess.run(there.command("there", "screenshot", there.name, "-"),
+                              cwd=there.here, env=there.environ, capture_output=True,
+                              stdin=subprocess.DEVNULL, timeout=60, check=True)
+        assert here.stdout.startswith(b"\x89PNG")
+        assert "other machine" not in here.stderr.decode()
+        there.q("pause", there.name)
+        assert f"hint: {on} resume '{there.name}'\n" in there.q("status", there.name).stdout
+        unknown = there.q("stop", "nobody-of-this-name")
+        assert f"hint: {on} ps" in unknown.stderr
+    finally:
+        assert there.q("stop", there.name, "--now").returncode == 0
+
+
 def test_no_qlaunch_there(there: There) -> None:
     said = there.start("--remote-command", "~/no such", "there", "ps").communicate(timeout=60)[1]
     assert said == (

@@ -61,6 +61,7 @@ def test_for_who_sits_at_another_machine(
         f"error: no\nhint: {there} logs 'my vm' may tell more; {there} status NAME\n")
     assert typed("at a terminal: qlaunch run /tmp/qlaunch-x1/win7.sent") == (
         f"at a terminal: {there} run win7.toml")
+    assert typed("/tmp/qlaunch-x1/win7.sent/0/a win7.toml") == "a win7.toml"
     assert typed("sudo qlaunch doctor") == f"ssh -t -p 22 anna@rack7 sudo '{program}' doctor"
     for alone in ("qlaunch on rack8 ps", "qlaunch desktop list", "qlaunch --help lists them",
                   "qlaunch.toml(5)", "the qlaunch there", "sudo dmesg | tail"):
