@@ -7,6 +7,7 @@ allowed, and the next thing to type.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,7 @@ Severity = Literal["error", "warning", "note"]
 
 WIDTH = 80 - len("  allowed: ")
 KERNEL_LOG = "sudo dmesg | tail may tell the kernel's reason"  # a hint of several
-_NAMED = ("logs", "status", "stop", "monitor")  # verbs of hints whose writer knows no machine
+_NAMED = re.compile(r"(\bqlaunch [a-z]+) NAME\b")  # in hints whose writer knows no machine
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -45,10 +46,12 @@ class Problem(NamedTuple):
 
     def of(self, name: str) -> Problem:
         """With the machine's name where the hint says `qlaunch logs NAME`."""
-        hint = self.hint
-        for verb in _NAMED:
-            hint = hint.replace(f"qlaunch {verb} NAME", f"qlaunch {verb} '{name}'")
-        return self._replace(hint=hint)
+        return self._replace(hint=named(self.hint, name))
+
+
+def named(text: str, name: str) -> str:
+    """With the machine's name where the text says `qlaunch logs NAME`."""
+    return _NAMED.sub(lambda found: f"{found[1]} '{name}'", text)
 
 
 def _folded(choices: str) -> str:

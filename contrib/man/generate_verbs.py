@@ -90,7 +90,7 @@ def _verb(verb: str) -> Iterator[str]:
         yield _roff(action.help or "")
     example = module.EXAMPLE.rstrip().splitlines()
     yield ".PP"
-    yield from (".nf", *(_roff(line) for line in example), ".fi")
+    yield from (".in 0", ".nf", *(_roff(line) for line in example), ".fi", ".in")
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:

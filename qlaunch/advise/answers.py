@@ -9,6 +9,7 @@ from qlaunch.plan.cards import card_of, is_display
 from qlaunch.plan.eras import ERAS
 from qlaunch.plan.handover import Group, groups
 from qlaunch.plan.topology import cores_of
+from qlaunch.plan.uefi import PACKAGES
 from qlaunch.values import PciAddress, Size, parse_pci_address, parse_size
 
 GIB = 1 << 30
@@ -42,10 +43,12 @@ class Choice(NamedTuple):
 
 
 def cards(facts: HostFacts) -> list[Choice]:
-    """Every graphics card, the ones that could be handed over first, the firmware's last."""
+    """Every graphics card, the ones that could be handed over first, the firmware's last. Slices
+    of one (virtual functions) are no cards: [[vgpu]] is for them."""
     found: list[Choice] = []
     for group in groups(facts):
-        found += [_choice(group, device) for device in group.devices if is_display(device)]
+        found += [_choice(group, device) for device in group.devices
+                  if is_display(device) and device.physfn is None]
     return sorted(found, key=lambda c: (bool(c.obstacle), bool(c.device.boot_vga)))
 
 
@@ -59,11 +62,16 @@ def _choice(group: Group, device: PciDevice) -> Choice:
     return Choice(device, text, obstacle)
 
 
+def propose_guest(facts: HostFacts) -> str:
+    """The newest that this host has all for."""
+    return next((g for g in ("windows11", "windows10") if not _guest_lacks(g, facts)), "other")
+
+
 def propose_card(facts: HostFacts) -> str:
     """One that is free and not the one the host starts on; "none" where there is none such."""
-    free = [c for c in cards(facts) if not c.obstacle and not c.device.boot_vga]
-    others = [d for d in facts.pci or () if is_display(d)]
-    return free[0].device.address.short if free and len(others) > 1 else "none"
+    every = cards(facts)
+    free = [c for c in every if not c.obstacle and not c.device.boot_vga]
+    return free[0].device.address.short if free and len(every) > 1 else "none"
 
 
 def propose_cpus(facts: HostFacts) -> int:
@@ -104,6 +112,43 @@ def propose_network(facts: HostFacts, *, root: bool) -> str:
     return "nat" if root and able and facts.tun else "user"
 
 
+# -- what stands against an answer ------------------------------------------------------------
+
+
+def against(key: str, answer: object, facts: HostFacts) -> str:
+    """Why the plan would refuse it on this host; "" when nothing is known against it."""
+    if key == "guest":
+        return _guest_lacks(str(answer), facts)
+    if key == "card":
+        choice = next((c for c in cards(facts) if c.device.address == answer), None)
+        return choice.obstacle if choice else ""
+    return _network_lacks(str(answer), facts) if key == "network" else ""
+
+
+def _guest_lacks(guest: str, facts: HostFacts) -> str:
+    era = ERAS[guest]
+    if era.firmware == "uefi" and facts.firmware == ():
+        return f"{guest} wants UEFI firmware, and this host has none: install {PACKAGES}"
+    if era.tpm and _missing(facts, "swtpm"):
+        return f"{guest} wants a TPM, and this host has none to give: install swtpm"
+    return ""
+
+
+def _network_lacks(network: str, facts: HostFacts) -> str:
+    kind, _, name = network.partition(":")
+    if kind == "bridge" and facts.links is not None and not any(
+        link.name == name and link.kind == "bridge" for link in facts.links
+    ):
+        return f"this host has no bridge {name}"
+    lacks = [tool for tool in ("nft", "dnsmasq") if kind == "nat" and _missing(facts, tool)]
+    return f"this host has no {' and no '.join(lacks)}" if lacks else ""
+
+
+def _missing(facts: HostFacts, program: str) -> bool:
+    """Looked for, and not found."""
+    return program in facts.programs and not facts.programs[program]
+
+
 # -- what is typed ----------------------------------------------------------------------------
 
 
@@ -115,7 +160,7 @@ def parse_guest(text: str) -> str:
 
 
 def parse_card(text: str, facts: HostFacts) -> PciAddress | None:
-    """An address that is there, or none."""
+    """A graphics card's address, or none."""
     if text == "none":
         return None
     known = ", ".join(choice.device.address.short for choice in cards(facts))
@@ -123,8 +168,7 @@ def parse_card(text: str, facts: HostFacts) -> PciAddress | None:
         address = parse_pci_address(text)
     except ValueError:
         raise ValueError(f"{known}, none" if known else "none: there is no card") from None
-    device = facts.device(address)
-    if device is None or device.is_bridge:
+    if not any(choice.device.address == address for choice in cards(facts)):
         raise ValueError(f"{known}, none" if known else "none: there is no card")
     return address
 

@@ -56,7 +56,7 @@ def _switch_on(host: Host, found: Iommu, cmdline: str) -> tuple[str, ...]:
         return drop_parameter(host.health, off)
     if "intel_iommu=on" in found.hint:
         return (
-            "sudo qlaunch host setup --apply", "reboot",
+            "qlaunch host setup --apply", "reboot",
             "or by hand:", *add_parameter(host.health, "intel_iommu=on"),
         )
     return (found.hint, "reboot") if "BIOS" in found.hint else (found.hint,)

@@ -37,7 +37,7 @@ def leftovers(host: Host) -> Iterator[Finding]:
             evidence=tuple(Evidence(f"/sys/bus/pci/devices/{d.address}/driver_override",
                                     d.driver_override or "") for d in kept),
             reason="their host drivers do not come back by themselves",
-            fix=(f"sudo qlaunch unbind {' '.join(d.address for d in kept)}",),
+            fix=(f"qlaunch unbind {' '.join(d.address for d in kept)}",),
         )
     elif not found:
         yield Finding(subject="leftovers", level="ok", message="none",

@@ -13,6 +13,7 @@ from shlex import quote
 from qlaunch.advise.answers import GUESTS, Answers, disk_format, functions, host_memory, strangers
 from qlaunch.facts.model import HostFacts
 from qlaunch.plan.eras import ERAS
+from qlaunch.plan.firmware import versioned
 from qlaunch.plan.quirks import quirks_of
 from qlaunch.plan.topology import cores_of
 from qlaunch.values import PciAddress, Size, VmName
@@ -55,7 +56,7 @@ def _head(name: str, answers: Answers, facts: HostFacts) -> list[str]:
     if answers.card:
         lines += [
             f"#   qlaunch run {word} --install   to install: in a window, without the card",
-            f"#   sudo qlaunch run {word}",
+            f"#   qlaunch run {word}",
         ]
     else:
         lines.append(f"#   qlaunch run {word}")
@@ -69,8 +70,8 @@ def _head(name: str, answers: Answers, facts: HostFacts) -> list[str]:
 
 def _machine(answers: Answers, facts: HostFacts) -> list[str]:
     total = host_memory(facts)
-    lines = ["[machine]", _line(f'memory = "{answers.memory}"',
-                                f"of the host's {_gib(total)}" if total else "")]
+    lines = ["[machine]", *_type(answers, facts),
+             _line(f'memory = "{answers.memory}"', f"of the host's {_gib(total)}" if total else "")]
     if uefi(answers, facts) and ERAS[answers.guest].firmware != "uefi":
         lines.append(_line('firmware = "uefi"', "cards of today start best by it"))
     if answers.card:
@@ -78,6 +79,13 @@ def _machine(answers: Answers, facts: HostFacts) -> list[str]:
     if ERAS[answers.guest].tpm:
         lines += ["", _line("[tpm]", "a TPM 2.0; its state is kept with the machine's")]
     return lines
+
+
+def _type(answers: Answers, facts: HostFacts) -> Iterator[str]:
+    """Pinned for whom a newer machine is another computer; `check` would ask for it."""
+    pinned = versioned(facts.qemu, "q35")
+    if answers.guest.startswith("windows") and pinned != "q35":
+        yield _line(f'type = "{pinned}"', "a newer one is another computer to Windows")
 
 
 def uefi(answers: Answers, facts: HostFacts) -> bool:

@@ -67,7 +67,7 @@ def memlock(host: Host) -> Iterator[Finding]:
         message=f"{who} may lock {shown}: machines with passed-through devices start through root",
         reason="VFIO locks all of the guest's memory; the launcher raises the limit as root",
         fix=("for use without root, and then log in again:",
-             f"sudo qlaunch host setup --user {_account(host)} --apply"),
+             f"qlaunch host setup --user {_account(host)} --apply"),
     )
 
 

@@ -17,8 +17,8 @@ from qlaunch.errors import EXIT_OK, HostError
 
 EXAMPLE = """\
 example:
-  sudo qlaunch bind 03:00.0 03:00.1
-  sudo qlaunch unbind 03:00.0 03:00.1
+  qlaunch bind 03:00.0 03:00.1
+  qlaunch unbind 03:00.0 03:00.1
 """
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from shlex import join
 
-from qlaunch.errors import HostError, Problem, UsageError
+from qlaunch.cli.text import say
+from qlaunch.errors import Problem, UsageError
 from qlaunch.facts.model import HostFacts, PciDevice, Wanted
 from qlaunch.values import PciAddress, parse_pci_address
 
@@ -20,9 +19,13 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def need_root(verb: str) -> None:
-    """Raises HostError, naming the command to type, for anybody but root."""
+    """For anybody but root: this command again, through sudo or pkexec. Raises HostError where
+    neither can ask."""
     if os.geteuid() != 0:
-        raise HostError(Problem(f"{verb} needs root", hint=f"sudo qlaunch {join(sys.argv[1:])}"))
+        from qlaunch.cli.elevate import run_as_root
+
+        say(f"{verb} needs root")
+        run_as_root(f"qlaunch {verb}")
 
 
 def asked_devices(texts: list[str]) -> tuple[HostFacts, list[PciDevice]]:

@@ -1,16 +1,13 @@
 """Completion for shells: the candidates for a word, and the few lines by which
 bash, zsh and fish ask for them.
 
-The candidates are made from the verbs' own options, so no list has to be kept
-beside them; profiles, running machines and PCI addresses are looked up.
+Verbs, options and what they can be are known, and what there is here is looked up:
+profiles, machines and their devices, PCI addresses, ssh's hosts.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
-from collections.abc import Iterator, Sequence
 
 from qlaunch.cli.text import write
 from qlaunch.errors import EXIT_OK, Problem, UsageError
@@ -69,16 +66,6 @@ end
 complete -c qlaunch -f -a '(__qlaunch_words)'
 """
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-# metavar → (a word of the argument's help, its values)
-_WORDS = {
-    "ACTION": (
-        ("create or remove", ("create", "remove")),
-        ("setup, revert", ("setup", "revert", "show")),
-        ("install, remove", ("install", "remove", "list")), ("", ()),
-    ),
-    "SHELL": (("", tuple(_SCRIPTS)),),
-}
-FILES = "<files>"  # let the shell complete a file's name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,83 +88,8 @@ def run(args: argparse.Namespace) -> int:
             Problem("this shell is not known", found=args.shell, allowed=", ".join(_SCRIPTS),
                     hint="qlaunch completion --help")
         )
+    from qlaunch.cli.candidates import candidates
+
     words = args.words[args.words[:1] == ["--"] :]
     write("".join(f"{found}\n" for found in candidates(words or [""])))
     return EXIT_OK
-
-
-def candidates(words: Sequence[str]) -> list[str]:
-    """What the last of the words after `qlaunch` may become."""
-    from qlaunch.cli.main import VERBS
-
-    *before, word = words
-    if not before:
-        return [verb for verb in VERBS if verb.startswith(word)]
-    if before[0] not in VERBS:
-        return []
-    parser = argparse.ArgumentParser(add_help=True)
-    importlib.import_module(f"qlaunch.cli.{VERBS[before[0]][0]}").add_arguments(parser)
-    found = list(dict.fromkeys(_of_verb(parser, before, word)))
-    return [each for each in found if each.startswith(word) or each == FILES]
-
-
-def _of_verb(parser: argparse.ArgumentParser, before: Sequence[str], word: str) -> Iterator[str]:
-    options = {name: action for action in parser._actions for name in action.option_strings}
-    last = options.get(before[-1])
-    if last is not None and last.nargs != 0:
-        yield from _values(last, word)
-    elif word.startswith("-"):
-        yield from options
-    else:
-        yield from _positional(parser, options, before, word)
-
-
-def _positional(
-    parser: argparse.ArgumentParser, options: dict[str, argparse.Action], before: Sequence[str],
-    word: str,
-) -> Iterator[str]:
-    """Values of the next argument without a dash; of the last one, when it may be repeated."""
-    given, skip = 0, False
-    for each in before[1:]:
-        action = options.get(each)
-        given += not skip and action is None and not each.startswith("-")
-        skip = action is not None and action.nargs != 0
-    places = [action for action in parser._actions if not action.option_strings]
-    if not places or (given >= len(places) and places[-1].nargs not in ("*", "+")):
-        return
-    yield from _values(places[min(given, len(places) - 1)], word)
-
-
-def _values(action: argparse.Action, word: str) -> Iterator[str]:
-    if action.choices is not None:
-        yield from map(str, action.choices)
-        return
-    kind = str(action.metavar or action.dest).upper()
-    if kind in _WORDS:
-        yield from next(w for verbs, w in _WORDS[kind] if verbs in (action.help or ""))
-    elif kind.startswith("PROFILE"):
-        from qlaunch.profile.find import profile_names
-
-        yield from [FILES] if "/" in word else profile_names() or [FILES]
-    elif kind == "NAME":
-        yield from _machines()
-    elif kind.startswith(("ADDRESS", "DEVICE", "PARENT")):
-        yield from sorted(entry.removeprefix("0000:") for entry in _listed("/sys/bus/pci/devices"))
-    elif "FILE" in kind or "DIR" in kind:
-        yield FILES
-
-
-def _machines() -> Iterator[str]:
-    from qlaunch.cli.base import runtime_base
-    from qlaunch.cli.known import machines_of_root
-    from qlaunch.run.info import machine_names
-
-    yield from machine_names(runtime_base())
-    yield from machines_of_root()
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)  # noqa: PTH208 - names are all that is wanted
-    except OSError:
-        return []

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(Problem("this cannot be the escape key", where="qlaunch console",
                                  found=args.escape, allowed=str(error),
-                                 hint="qlaunch console NAME --escape ^A")) from None
+                                 hint=f"qlaunch console '{args.name}' --escape ^A")) from None
     machine = reach(args.name)
     ports = _ports(machine)
     if args.list or args.json:

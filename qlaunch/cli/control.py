@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qlaunch.cli.reach import reach, talk
 from qlaunch.cli.text import say
-from qlaunch.errors import EXIT_OK, HostError, Problem
+from qlaunch.errors import EXIT_OK, HostError, Problem, named
 
 if TYPE_CHECKING:
     from qlaunch.vm.monitor import Monitor
@@ -25,7 +25,7 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 def control(name: str, work: Callable[[Monitor], Awaitable[str]]) -> int:
     """Do it, and say what the machine does now."""
     machine = reach(name)
-    say(f"{machine.name}: {talk(machine, work)}")
+    say(f"{machine.name}: {named(talk(machine, work), machine.name)}")
     return EXIT_OK
 
 
@@ -70,5 +70,5 @@ async def reset(monitor: Monitor) -> str:
     if before in ENDED:
         await monitor.execute("cont")
     if before in PAUSED:
-        return "reset, and still paused: qlaunch resume lets it go on"
+        return "reset, and still paused: qlaunch resume NAME lets it go on"
     return "reset"

@@ -200,7 +200,7 @@ def _not_written(error: OSError, data: Path) -> HostError:
     place = error.filename or str(data)
     hint = f"namei -l {quote(str(place))} shows what is in the way"
     if data == SYSTEM and os.geteuid():
-        hint = "--system is for root: the same with sudo"
+        hint = "--system is for root: sudo qlaunch desktop …"
     return HostError(Problem("the shortcut cannot be written", place,
                              found=error.strerror or str(error), hint=hint))
 
@@ -209,6 +209,9 @@ def _remove(data: Path, text: str) -> int:
     name = machine_name(text)
     every = entries(data)
     mine = [found for found in every if found.name == name]
+    if not mine and data != SYSTEM and any(found.name == name for found in entries(SYSTEM)):
+        raise HostError(Problem(f"the shortcut for {name} is for all users", str(SYSTEM),
+                                hint=f"sudo qlaunch desktop remove '{name}' --system"))
     if not mine:
         near = nearest(name, [found.name for found in every])
         raise HostError(Problem(f"there is no shortcut for {name}", str(data / "applications"),
@@ -227,17 +230,20 @@ def _remove(data: Path, text: str) -> int:
 
 
 def _list(data: Path, *, json: bool) -> int:
-    every = entries(data)
+    """Those of the menus that this user sees: their own, and those for all."""
+    own = [] if data == SYSTEM else [(found, "you") for found in entries(data)]
+    every = [*own, *((found, "all") for found in entries(SYSTEM))]
     if json:
         write_json([
-            {"name": f.name, "profile": f.profile, "file": str(f.file),
-             "profile_found": os.path.lexists(f.profile)} for f in every
+            {"name": f.name, "profile": f.profile, "file": str(f.file), "system": whose == "all",
+             "profile_found": os.path.lexists(f.profile)} for f, whose in every
         ])
         return EXIT_OK
     rows = [
-        (f.name, "ok" if os.path.lexists(f.profile) else "gone", f.profile) for f in every
+        (f.name, "ok" if os.path.lexists(f.profile) else "gone", whose, f.profile)
+        for f, whose in every
     ]
-    write(columns(rows, ("NAME", "FILE", "PROFILE")) if rows else "no shortcuts\n")
+    write(columns(rows, ("NAME", "FILE", "FOR", "PROFILE")) if rows else "no shortcuts\n")
     return EXIT_OK
 
 

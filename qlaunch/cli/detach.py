@@ -15,6 +15,7 @@ from shlex import join
 from typing import NoReturn
 
 from qlaunch.children import ENDING, held_signals
+from qlaunch.cli.command import own_command, typed
 from qlaunch.cli.main import tell
 from qlaunch.cli.text import say, write
 from qlaunch.errors import EXIT_FAILED, EXIT_OK, Problem, QlaunchError
@@ -38,7 +39,7 @@ def detached(name: str, session: Callable[[Callable[[], None]], int]) -> int:
         os.close(writer)
         running, ended = _wait(pid, reader, name)
     if running:
-        write(f"{name} runs; qlaunch status '{name}', qlaunch stop '{name}'\n")
+        write(typed(f"{name} runs; qlaunch status '{name}', qlaunch stop '{name}'\n"))
         return EXIT_OK
     code = os.waitstatus_to_exitcode(ended)
     if code < 0:
@@ -56,7 +57,7 @@ def at_logout(root: Path = Path("/")) -> list[Problem]:
     found = read_logout(user.name, user.uid, "" if user.root else user.runtime_dir, root)
     linger = f"sudo loginctl enable-linger {user.name}"
     if found.kills:
-        command = f"qlaunch {join(sys.argv[1:])}"
+        command = f"{own_command()} {join(sys.argv[1:])}"  # sudo and systemd-run have own PATHs
         hint = f"sudo systemd-run --scope {command}"
         if not user.root:
             hint = f"{linger}; systemd-run --user --scope {command}" if found.loses else (

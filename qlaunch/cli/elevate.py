@@ -18,7 +18,7 @@ from qlaunch.plan.steps import MakeCgroup
 # What QEMU's window, sound and messages need; sudo and pkexec would drop it.
 KEPT = (
     "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "DBUS_SESSION_BUS_ADDRESS", "PULSE_SERVER", "LANG",
-    "XDG_RUNTIME_DIR", "QLAUNCH_DEBUG",
+    "XDG_RUNTIME_DIR", "QLAUNCH_DEBUG", "QLAUNCH_ON", "QLAUNCH_VIA",
 )
 ASKPASS = ("ssh-askpass", "ksshaskpass", "lxqt-openssh-askpass",
            "/usr/libexec/openssh/gnome-ssh-askpass", "/usr/lib/ssh/x11-ssh-askpass")

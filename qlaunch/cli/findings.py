@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from qlaunch.advise.finding import LEVELS, Finding, Level
+from qlaunch.cli.command import typed
 
 WIDTH = 80
 _SUBJECT = 20
@@ -23,7 +24,7 @@ _COUNTED: dict[Level, tuple[str, str]] = {
     "unknown": ("could not be told", "could not be told"), "note": ("note", "notes"),
     "ok": ("fine", "fine"),
 }
-_COMMANDS = ("sudo ", "echo ", "qlaunch ")
+_COMMANDS = ("sudo ", "echo ", "qlaunch ", "ssh ")
 
 
 def findings_text(found: Sequence[Finding]) -> str:
@@ -53,7 +54,7 @@ def _body(one: Finding) -> list[str]:
     if one.reason:
         lines += _line("why", one.reason)
     for fix in one.fix:
-        lines += _line("fix", fix)
+        lines += _line("fix", typed(fix))
     return lines
 
 
@@ -69,7 +70,9 @@ def _line(word: str, text: str) -> list[str]:
 def findings_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
     """The same for `--json`, evidence by name."""
     return [
-        {**asdict(one), "evidence": [item._asdict() for item in one.evidence]} for one in found
+        {**asdict(one), "evidence": [item._asdict() for item in one.evidence],
+         "fix": [typed(fix) for fix in one.fix]}
+        for one in found
     ]
 
 

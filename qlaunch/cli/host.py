@@ -10,11 +10,11 @@ others over when a machine starts. No driver is ever blacklisted.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from shlex import join
 from typing import TYPE_CHECKING
 
+from qlaunch.cli.command import typed
 from qlaunch.cli.text import nearest, say, write, write_json
 from qlaunch.errors import EXIT_OK, HostError, Problem, UsageError
 from qlaunch.values import Size, parse_size
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 example:
   qlaunch host setup                      what would be changed, as a diff
-  sudo qlaunch host setup --apply
-  sudo qlaunch host setup --hugepages 2M:4096 --user anna --apply
-  sudo qlaunch host setup --early 03:00.0 03:00.1 --apply
+  qlaunch host setup --apply
+  qlaunch host setup --hugepages 2M:4096 --user anna --apply
+  qlaunch host setup --early 03:00.0 03:00.1 --apply
   qlaunch host show
-  sudo qlaunch host revert --apply
+  qlaunch host revert --apply
 """
 
 _ACTIONS = ("setup", "revert", "show")
@@ -180,15 +180,15 @@ def _revert(args: argparse.Namespace, root: Path, record: Record | None) -> int:
 def _carry(args: argparse.Namespace, root: Path, setup: Setup, record: Record | None) -> int:
     from qlaunch.cli.main import tell
 
-    tell(setup.problems)
     idle = setup.idle and setup.record == record
+    if args.apply and not idle and _is_host(root):
+        from qlaunch.cli.byhand import need_root
+
+        need_root(f"host {args.action} --apply")
+    tell(setup.problems)
     if not args.json:
         write(setup_text(setup, root, idle=idle))
     if args.apply and not idle:
-        if _is_host(root) and os.geteuid() != 0:
-            from qlaunch.cli.byhand import need_root
-
-            need_root(f"host {args.action} --apply")
         from qlaunch.cli.text import flush
         from qlaunch.setup.apply import carry_out
 
@@ -224,8 +224,7 @@ def _ending(args: argparse.Namespace, setup: Setup, root: Path) -> str:
         import sys
 
         words = join([*sys.argv[1:], "--apply"])
-        sudo = "sudo " if _is_host(root) and os.geteuid() != 0 else ""
-        return f"\nnothing was changed; to do it: {sudo}qlaunch {words}\n"
+        return f"\nnothing was changed; to do it: {typed(f'qlaunch {words}')}\n"
     if not _is_host(root):
         return "done; the commands above are yours to run on that machine\n"
     boot = any(c.argv[0] not in ("udevadm", "systemctl") for c in setup.commands)
@@ -259,7 +258,8 @@ def _show(args: argparse.Namespace, root: Path, record: Record | None) -> int:
         if args.json:
             write_json(None)
         else:
-            write("nothing was set up on this host\nqlaunch host setup shows what could be\n")
+            write("nothing was set up on this host\n"
+                  + typed("qlaunch host setup shows what could be\n"))
         return EXIT_OK
     from qlaunch.setup.edit import holds
     from qlaunch.setup.read import read_setup
@@ -279,5 +279,5 @@ def _show(args: argparse.Namespace, root: Path, record: Record | None) -> int:
               for w in record.shown]
     lines += [f"file       {path}{'' if held else '  (changed since, or gone)'}"
               for path, held in there.items()]
-    write("\n".join([*lines, "qlaunch host revert takes it back"]) + "\n")
+    write("\n".join([*lines, typed("qlaunch host revert takes it back")]) + "\n")
     return EXIT_OK

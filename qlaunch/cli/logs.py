@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if args.lines < 0:
         raise UsageError(
             Problem("--lines takes a number of lines", where="qlaunch logs", found=str(args.lines),
-                    allowed="0 or more", hint="qlaunch logs NAME -n 50")
+                    allowed="0 or more", hint=f"qlaunch logs '{args.name}' -n 50")
         )
     directory = state_directory(args.name)
     files = [directory / LOG, directory / QEMU_LOG]

@@ -213,6 +213,9 @@ def _usage() -> str:
 
 def tell(problems: Sequence[Problem]) -> None:
     """Problems to stderr, one after the other."""
+    from qlaunch.cli.command import typed
+
+    problems = [p._replace(hint=typed(p.hint)) for p in problems]
     try:
         width = os.get_terminal_size(2).columns if sys.stderr.isatty() else 0
         for problem in problems:

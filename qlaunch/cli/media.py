@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "change":
         fd, block = open_medium(info, args.what)
         try:
-            drives, told = _in_loop(_act(info, args, fd, block=block))
+            drives, told = _in_loop(_act(info, args, fd, block=block), name, args.what)
         finally:
             os.close(fd)
     else:
-        drives, told = _in_loop(_act(info, args, -1, block=False))
+        drives, told = _in_loop(_act(info, args, -1, block=False), name)
     _show(name, args, drives, told)
     return EXIT_OK
 
@@ -133,10 +133,24 @@ def _not_opened(path: str, error: OSError) -> HostError:
     )
 
 
-def _in_loop(work: Coroutine[Any, Any, tuple[list[Drive], str]]) -> tuple[list[Drive], str]:
+def _in_loop(
+    work: Coroutine[Any, Any, tuple[list[Drive], str]], name: str, path: str = ""
+) -> tuple[list[Drive], str]:
+    """Raises HostError, with the machine's name, and whoever holds the file at `path`."""
     from qlaunch.vm.loop import asyncio
+    from qlaunch.vm.words import lock_remedy
 
-    return asyncio.run(work)
+    try:
+        return asyncio.run(work)
+    except HostError as error:
+        if path and lock_remedy(str(error)):
+            from qlaunch.facts.imagelock import read_image_lock
+
+            holder = read_image_lock(path).by or "a process that is not yours"
+            raise HostError(Problem("another QEMU writes to this file", where=path, found=holder,
+                                    hint="shut that machine down first")) from error
+        error.of(name)
+        raise
 
 
 async def _act(

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qlaunch.cli.command import typed
 from qlaunch.cli.text import say, write
 from qlaunch.errors import EXIT_OK, HostError, Problem, QlaunchError, UsageError
 from qlaunch.values import VmName, parse_vm_name
@@ -92,7 +93,7 @@ def _facts(args: argparse.Namespace) -> HostFacts:
 
     if args.facts:
         return read_snapshot(Path(args.facts))
-    return read_facts(Wanted(holders=True, qemu=None, programs=("nft", "dnsmasq")))
+    return read_facts(Wanted(holders=True, programs=("nft", "dnsmasq", "swtpm")))
 
 
 def _refuse(output: Path, *, force: bool) -> None:
@@ -204,8 +205,8 @@ def _next(shown: str, name: str, answers: Answers, isos: tuple[str, ...]) -> str
     lines = [f"qlaunch plan {word}"]
     if install:
         lines.append(f"qlaunch run {word} --install")
-    lines.append(f"{'sudo ' * (answers.card is not None)}qlaunch run {word}")
-    text = f"next: {'; '.join(lines)}\n"
+    lines.append(f"qlaunch run {word}")
+    text = typed(f"next: {'; '.join(lines)}\n")
     if not isinstance(answers.disk, str) and not isos:
         say("note: the disk is empty; give it a CD to install from: [[cdrom]] in the profile")
     if not sys.stdout.isatty():

@@ -19,6 +19,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from qlaunch.cli.command import HERE_ONLY as NOT_THERE
 from qlaunch.cli.main import VERBS, Parser, tell
 from qlaunch.cli.text import nearest
 from qlaunch.errors import EXIT_FAILED, HostError, Problem, ProfileError, UsageError
@@ -35,7 +36,6 @@ example:
   qlaunch on --directory /srv/vm rack7 run win7.toml
 exit codes: those of the verb; 1 when the connection fails or is cut
 """
-NOT_THERE = ("on", "desktop")  # they are about the machine that one sits at
 _MARK = "\0profile"
 
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     words, files = _with_files(args.verb, args.words, parsed)
     detached = bool(getattr(parsed, "detach", False))
     terminal = all(os.isatty(number) for number in (0, 1, 2))
-    with _ended_by_signals(), Connection(args.host, _options(args)) as connection:
+    with _ended_by_signals(), _connection(args) as connection:
         there = connection.open(
             args.remote_command, _machine(args.verb, parsed), args.directory, files,
             hang_up=not terminal,
@@ -188,6 +188,14 @@ def _options(args: argparse.Namespace) -> list[str]:
     return [word for flag, value in given if value for word in (flag, value)]
 
 
+def _connection(args: argparse.Namespace) -> Connection:
+    from shlex import join
+
+    options = _options(args)
+    command = ["--remote-command", args.remote_command] if args.remote_command else []
+    return Connection(args.host, options, via=join([*options, *command, args.host]))
+
+
 def _lost(connection: Connection, args: argparse.Namespace, detached: bool) -> int:
     """After ssh's 255: what is known of the verb."""
     if not connection.is_cut():
@@ -197,6 +205,8 @@ def _lost(connection: Connection, args: argparse.Namespace, detached: bool) -> i
     become = "it was hung up on there, as when a terminal is closed"
     if args.verb == "run":
         become = "the machine's power button is pressed"
+    if args.verb == "view":
+        become = "the machine runs on there"
     if detached:
         become = "if the machine had started, it goes on"
     raise HostError(Problem(f"the connection was cut; {become}", where=args.host,

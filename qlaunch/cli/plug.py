@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from shlex import join
 from typing import TYPE_CHECKING
 
 from qlaunch.cli.base import runtime_base
@@ -93,14 +94,14 @@ def _check(addresses: Sequence[PciAddress], *, force: bool) -> None:
     tell(problems)
 
 
-def duration(text: str) -> float:
-    """Seconds of "90s". Raises UsageError."""
+def duration(args: argparse.Namespace) -> float:
+    """Seconds of --timeout. Raises UsageError."""
     from qlaunch.values import parse_duration
 
     try:
-        return float(parse_duration(text))
+        return float(parse_duration(args.timeout))
     except ValueError as error:
         raise UsageError(
-            Problem(f"--timeout takes {error}", where="qlaunch detach", found=text,
-                    hint="qlaunch detach NAME DEVICE --timeout 90s")
+            Problem(f"--timeout takes {error}", where="qlaunch detach", found=args.timeout,
+                    hint=f"qlaunch detach '{args.name}' {join(args.device)} --timeout 90s")
         ) from None

@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
                                  hint=f"qlaunch qmp '{args.name}' query-status"))
     arguments = _arguments(args.arguments)
     machine = reach(args.name)
-    write_json(talk(machine, lambda monitor: _execute(monitor, args.command, arguments)))
+    write_json(talk(machine, lambda monitor: _execute(
+        monitor, machine.name, args.command, arguments)))
     return EXIT_OK
 
 
@@ -67,7 +68,9 @@ def _arguments(text: str | None) -> dict[str, Any] | None:
         ) from None
 
 
-async def _execute(monitor: Monitor, command: str, arguments: dict[str, Any] | None) -> Any:
+async def _execute(
+    monitor: Monitor, name: str, command: str, arguments: dict[str, Any] | None
+) -> Any:
     from qlaunch.vm.monitor import QmpError
 
     try:
@@ -80,7 +83,8 @@ async def _execute(monitor: Monitor, command: str, arguments: dict[str, Any] | N
         near = nearest(command, known)
         raise HostError(
             Problem("this QEMU has no such command", where="qlaunch qmp", found=command,
-                    hint=f"did you mean {near}?" if near else "query-commands lists them")
+                    hint=f"did you mean {near}?" if near
+                    else f"qlaunch qmp '{name}' query-commands")
         ) from None
 
 

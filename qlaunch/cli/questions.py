@@ -25,7 +25,7 @@ class Question(NamedTuple):
 
 
 QUESTIONS = (
-    Question("guest", "What will run in it?", lambda _f, _a: "windows11",
+    Question("guest", "What will run in it?", lambda facts, _a: rules.propose_guest(facts),
              lambda text, _f: rules.parse_guest(text),
              lambda _f: [f"{era:10} {words}" for era, words in rules.GUESTS.items()]),
     Question("card", "Which graphics card is handed to it?",
@@ -104,6 +104,8 @@ def _ask(question: Question, facts: HostFacts, proposed: str, *, recorded: bool)
                                      "qlaunch new", hint="--yes takes what is proposed"))
         try:
             answer = question.parse(line.strip() or proposed, facts)
+            if why := rules.against(question.key, answer, facts):
+                raise ValueError(why)
             if question.key == "disk" and isinstance(answer, str) and not recorded:
                 _look_for(answer)
             return answer

@@ -17,7 +17,7 @@ from qlaunch.errors import EXIT_OK, HostError, Problem
 
 EXAMPLE = """\
 example:
-  qlaunch rom 03:00.0 gtx560.rom            as root
+  qlaunch rom 03:00.0 gtx560.rom
   qlaunch rom 03:00.0 gtx560.rom --force    write over the file
 A card that a guest has is not touched.
 """

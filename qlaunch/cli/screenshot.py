@@ -60,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_OK
     _write_file(args.file, picture)
     say(f"{args.file}: {len(picture) >> 10} KiB")
+    if os.environ.get("QLAUNCH_VIA"):
+        say(f"that is on the other machine, in {os.getcwd()}; here: "  # noqa: PTH109
+            f"qlaunch screenshot '{args.name}' - >FILE.png")
     return EXIT_OK
 
 

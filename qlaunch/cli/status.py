@@ -10,6 +10,7 @@ import time
 import msgspec
 
 from qlaunch.cli.base import runtime_base
+from qlaunch.cli.command import typed
 from qlaunch.cli.known import known_machine
 from qlaunch.cli.ps import Machine, duration, machine
 from qlaunch.cli.seen import NEXT, Seen, look
@@ -67,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
         lines.append(f"  stage     {stage}")
     lines += [f"  to undo   {text}" for text in pending]
     if found.state in ("unsupervised", "left over"):
-        lines.append(f"hint: qlaunch recover '{name}'")
+        lines.append(typed(f"hint: qlaunch recover '{name}'"))
     elif seen is not None and seen.status in NEXT:
-        lines.append(f"hint: {NEXT[seen.status].format(name=name)}")
+        lines.append(typed(f"hint: {NEXT[seen.status].format(name=name)}"))
     write("\n".join(lines) + "\n")
     return EXIT_OK
 
@@ -86,11 +87,17 @@ def _told(info: Info) -> list[str]:
     return [
         f"  since     {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(info.started))} "
         f"({duration(time.time() - info.started)})",
-        f"  profile   {info.profile}",
+        f"  profile   {_profile(info.profile)}",
         f"  guest     {info.vcpus} vCPU(s), {info.memory >> 20} MiB",
         f"  monitor   {info.socket_dir}/qmp.sock",
         f"  log       {info.state_dir}/qlaunch.log",
     ]
+
+
+def _profile(path: str) -> str:
+    """One that `qlaunch on` has sent (profile/sent.py) was there for the start only."""
+    whole, _, name = path.rpartition("/")
+    return f"{name}, sent by qlaunch on" if ".sent/" in f"{whole}/" else path
 
 
 class Load(msgspec.Struct, frozen=True):

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stop it and wait until everything is given back."""
-    wanted = _duration(args.timeout)
+    wanted = _duration(args.timeout, args.name)
     base = runtime_base()
     name = known_machine(base, args.name)
     runtime = f"{base}/{name}"
@@ -116,7 +116,7 @@ def _wait(runtime: str, name: str, patience: float, doing: Callable[[], str]) ->
     return EXIT_OK
 
 
-def _duration(text: str | None) -> float | None:
+def _duration(text: str | None, name: str) -> float | None:
     from qlaunch.errors import UsageError
     from qlaunch.values import parse_duration
 
@@ -127,5 +127,5 @@ def _duration(text: str | None) -> float | None:
     except ValueError as error:
         raise UsageError(
             Problem(f"--timeout takes {error}", where="qlaunch stop", found=text,
-                    hint="qlaunch stop NAME --timeout 90s")
+                    hint=f"qlaunch stop '{name}' --timeout 90s")
         ) from None

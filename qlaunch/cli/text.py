@@ -109,6 +109,10 @@ def drop_output(stream: TextIO | None = None) -> None:
 
 def say(text: str) -> None:
     """Progress and remarks: to stderr, one line, so that stdout stays data."""
+    if "qlaunch " in text:
+        from qlaunch.cli.command import typed
+
+        text = typed(text)
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from qlaunch.cli.command import typed
 from qlaunch.cli.usage import DiskUse, MachineUse, Snapshot
 
 SORTS = ("name", "cpu", "memory")
@@ -40,7 +41,7 @@ def draw(snapshot: Snapshot, sort: str = "name", width: int = 80) -> Screen:
     machines = sorted(snapshot.machines, key=_order(sort))
     fixed += [_machine(one) for one in machines] or ["no machine runs"]
     if snapshot.through_root:
-        fixed.append(f"and {snapshot.through_root} through root: sudo qlaunch top")
+        fixed.append(f"and {snapshot.through_root} through root: {typed('sudo qlaunch top')}")
     heads = {2}
     rest = ["", "HOST CPU  BUSY             WHO RUNS THERE"]
     heads.add(len(fixed) + 1)

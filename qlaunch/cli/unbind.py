@@ -14,8 +14,8 @@ from qlaunch.errors import EXIT_OK
 
 EXAMPLE = """\
 example:
-  sudo qlaunch unbind 03:00.0 03:00.1
-  sudo qlaunch unbind 03:00.0 --driver nouveau
+  qlaunch unbind 03:00.0 03:00.1
+  qlaunch unbind 03:00.0 --driver nouveau
 """
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from qlaunch.children import start_child
+from qlaunch.cli.command import typed
 from qlaunch.cli.main import tell
 from qlaunch.cli.notify import notify
 from qlaunch.cli.text import say, write
@@ -190,8 +191,8 @@ def _listen(door: socket.socket, words: BinaryIO, stop: _Stop) -> int | None:
             with contextlib.suppress(OSError):
                 os.write(2, text)
             if end == b"r":
-                write(f"{stop.name} runs; qlaunch status '{stop.name}', "
-                      f"qlaunch stop '{stop.name}'\n")
+                write(typed(f"{stop.name} runs; qlaunch status '{stop.name}', "
+                            f"qlaunch stop '{stop.name}'\n"))
                 return EXIT_OK
             if end or not said:  # without a word it was killed, and systemd undoes what it did
                 return int(end or EXIT_FAILED)

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Detach them."""
     from qlaunch.cli.plug import duration
 
-    patience = duration(args.timeout)
+    patience = duration(args)
     base, info, parts = asked_parts(args, "detach")
     from qlaunch.host.handler import telling
 

@@ -20,11 +20,11 @@ from qlaunch.values import PciAddress, parse_pci_address
 
 EXAMPLE = """\
 example:
-  sudo qlaunch vgpu create 00:02.0 i915-GVTg_V5_4
+  qlaunch vgpu create 00:02.0 i915-GVTg_V5_4
   qlaunch devices --vgpu
-  sudo qlaunch vgpu remove fff6f017-3417-4ad3-b05e-17ae3e1a4615
-  sudo qlaunch vgpu create 41:00.5 "NVIDIA RTX6000-Ada-8Q"
-  sudo qlaunch vgpu remove 41:00.5
+  qlaunch vgpu remove fff6f017-3417-4ad3-b05e-17ae3e1a4615
+  qlaunch vgpu create 41:00.5 "NVIDIA RTX6000-Ada-8Q"
+  qlaunch vgpu remove 41:00.5
 """
 
 

@@ -67,7 +67,7 @@ def can_show(choice: Choice, name: str, through: str = "") -> None:
     raise HostError(Problem(
         "there is no screen here to show it on", where=name,
         found="neither DISPLAY nor WAYLAND_DISPLAY",
-        hint=f"{there}; here: qlaunch {through}screenshot '{name}' FILE.png",
+        hint=f"{there}; here: qlaunch {through}screenshot '{name}' {'- >' * bool(through)}FILE.png",
     ))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 from contextlib import suppress
 from shlex import join
 from typing import TYPE_CHECKING
@@ -36,7 +35,8 @@ class Told(msgspec.Struct):
 
 
 def view(connection: Connection, there: There, parsed: argparse.Namespace) -> int:
-    """Show it; the viewer's exit code, or the other machine's when there is nothing to see."""
+    """Show it; the viewer's exit code, or the other machine's when there is nothing to see. LOST
+    when the connection was cut, whatever became of the viewer by that."""
     code, text = connection.ask(there, ["view", parsed.name, "--json"])
     if code:
         return code
@@ -50,15 +50,25 @@ def view(connection: Connection, there: There, parsed: argparse.Namespace) -> in
     if not where:
         raise HostError(Problem("its picture cannot be brought here", where=connection.host,
                                 hint='display.type = "spice" or "vnc" puts it on a socket'))
-    with connection.forwarded(where) as path:
-        viewing = Viewing(window=told.window, spice=path if told.spice else "",
-                          vnc="" if told.spice else path, memory="")
-        choice = choose(viewing, parsed.name, lambda name: shutil.which(name) is not None,
-                        parsed.viewer)
-        return _show(choice, viewing, parsed, connection.host)
+    from qlaunch.remote.ssh import LOST
+
+    try:
+        with connection.forwarded(where) as path:
+            viewing = Viewing(window=told.window, spice=path if told.spice else "",
+                              vnc="" if told.spice else path, memory="")
+            choice = choose(viewing, parsed.name, lambda name: shutil.which(name) is not None,
+                            parsed.viewer)
+            code = _show(choice, viewing, parsed, connection)
+    except HostError:
+        if connection.is_cut(ask=True):
+            return LOST
+        raise
+    return LOST if connection.is_cut(ask=True) else code
 
 
-def _show(choice: Choice, viewing: Viewing, parsed: argparse.Namespace, host: str) -> int:
+def _show(
+    choice: Choice, viewing: Viewing, parsed: argparse.Namespace, connection: Connection
+) -> int:
     if parsed.json or parsed.print:
         if parsed.json:
             write_json({"machine": parsed.name, "command": choice.words,
@@ -68,9 +78,9 @@ def _show(choice: Choice, viewing: Viewing, parsed: argparse.Namespace, host: st
         flush()
         say("the socket is here until Ctrl-C")
         with suppress(KeyboardInterrupt):
-            signal.pause()
+            connection.wait()
         return EXIT_OK
-    can_show(choice, parsed.name, f"on {host} ")
+    can_show(choice, parsed.name, f"on {connection.host} ")
     pid = start_child(choice.words, fds={1: 2, 2: 2}, own_group=False)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return 128 - code if code < 0 else code

@@ -47,7 +47,7 @@ def check_carried(host: Host, address: PciAddress, kinds: list[str]) -> None:
             Problem(
                 f"the device is on {driver} again, but did not bring back its {', '.join(gone)}",
                 where=address, found=f"none within {host.settle * _PATIENCE:g} s",
-                hint=f"dmesg | grep {address}; a second bind may help: "
-                f"echo {address} > {folder}/unbind; echo {address} > {folder}/bind",
+                hint=f"sudo dmesg | grep {address}; a second bind may help: "
+                f"echo {address} | sudo tee {folder}/unbind {folder}/bind",
             )
         )

@@ -67,8 +67,8 @@ def _write(host: Host, address: PciAddress, path: Path, text: str, what: str) ->
 
 def _refused(address: PciAddress, message: str, found: str) -> HostError:
     return HostError(Problem(message, where=address, found=found,
-                             hint="dmesg | tail; a text console is bound again by: echo 1 > "
-                             "/sys/class/vtconsole/vtcon1/bind"))
+                             hint="sudo dmesg | tail; a text console is bound again by: "
+                             "echo 1 | sudo tee /sys/class/vtconsole/vtcon1/bind"))
 
 
 def _is_boot_card(host: Host, address: PciAddress) -> bool:

@@ -105,7 +105,8 @@ def check_no_functions(host: Host, address: PciAddress) -> None:
     if found:
         raise HostError(
             Problem(f"the device has {found} virtual functions switched on", where=address,
-                    hint=f"echo 0 > /sys/bus/pci/devices/{address}/sriov_numvfs, when none is used")
+                    hint="when none is used: "
+                    f"echo 0 | sudo tee /sys/bus/pci/devices/{address}/sriov_numvfs")
         )
 
 
@@ -119,7 +120,7 @@ def check_present(host: Host, address: PciAddress) -> None:
         raise HostError(
             Problem(
                 "the device is gone from the PCI bus", where=address,
-                hint="echo 1 > /sys/bus/pci/rescan finds devices that were removed",
+                hint="echo 1 | sudo tee /sys/bus/pci/rescan finds devices that were removed",
             )
         )
 

@@ -79,7 +79,7 @@ class ReserveHugePagesHandler:
                 Problem(
                     "the pool of huge pages did not shrink", where=str(pool),
                     found=f"{left} pages", allowed=f"{target}",
-                    hint=f"echo {target} > {pool}/nr_hugepages",
+                    hint=f"echo {target} | sudo tee {pool}/nr_hugepages",
                 )
             )
         surplus = sysfs.read_number(pool / "surplus_hugepages") or 0

@@ -113,5 +113,5 @@ def _release(host: Host, step: SetVgpuType) -> None:
     raise HostError(
         Problem("the driver does not let go of the vGPU", where=step.address,
                 found=f"type {_read(host, step)} after {TRIES} tries",
-                hint=f"echo 0 > {_file(host, step)}")
+                hint=f"echo 0 | sudo tee {_file(host, step)}")
     )

@@ -66,7 +66,8 @@ def plan_vsock(draft: Draft) -> None:
         draft.steps.append(LoadModule(module="vhost_vsock", why="vsock"))
     elif node is not None and draft.account is None and not (node.readable and node.writable):
         draft.problem(f"you may not use {VHOST_VSOCK}", "vsock",
-                      hint=f"ls -l {VHOST_VSOCK} names the group that may; or run with sudo")
+                      hint=f"ls -l {VHOST_VSOCK} names the group that may; "
+                      "or as root: qlaunch run …")
     taken = draft.facts.vsock_cids or ()
     cid, why = vsock.cid, "vsock.cid"
     if cid == "auto":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from qlaunch.facts.model import QemuBinary
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.eras import ERAS
 from qlaunch.plan.files import check_file
@@ -91,7 +92,11 @@ def _check_tpm(draft: Draft) -> None:
 
 def machine_name(draft: Draft) -> str:
     """The versioned name behind an alias like q35; the alias when this QEMU does not tell."""
-    qemu, name = draft.facts.qemu, draft.profile.machine.type
+    return versioned(draft.facts.qemu, draft.profile.machine.type)
+
+
+def versioned(qemu: QemuBinary | None, name: str) -> str:
+    """The same of one QEMU."""
     if qemu is None or name not in ("q35", "pc"):
         return name
     major, minor, _ = qemu.version

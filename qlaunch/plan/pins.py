@@ -145,5 +145,5 @@ def check_cpus(draft: Draft, cpus: CpuSet, where: str) -> None:
         draft.problem(
             f"CPU {offline} is offline" if len(offline) == 1 else f"CPUs {offline} are offline",
             where, found=str(cpus), allowed=f"online CPUs {online}",
-            hint=f"echo 1 > /sys/devices/system/cpu/cpu{offline[0]}/online",
+            hint=f"echo 1 | sudo tee /sys/devices/system/cpu/cpu{offline[0]}/online",
         )

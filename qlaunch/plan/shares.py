@@ -116,7 +116,7 @@ def _check_unprivileged(draft: Draft, virtiofsd: str, key: str, newer: str) -> N
     if draft.account is None and invoker is not None and invoker.groups:
         draft.problem(
             "this virtiofsd cannot be started by an ordinary user", key, found=virtiofsd,
-            hint=f'use type = "9p", or {newer}, or run the machine with sudo',
+            hint=f'use type = "9p", or {newer}, or as root: qlaunch run …',
         )
     draft.problem(
         "through this virtiofsd only the guest's root can make files", key,

@@ -159,7 +159,8 @@ def check_device(draft: Draft, device: PciDevice, where: str) -> None:
     if device.sriov_count:
         draft.problem(
             f"{device.address} has {device.sriov_count} virtual functions switched on", where,
-            hint=f"echo 0 > /sys/bus/pci/devices/{device.address}/sriov_numvfs, when none is used",
+            hint="when none is used: "
+            f"echo 0 | sudo tee /sys/bus/pci/devices/{device.address}/sriov_numvfs",
         )
     if device.iommu_group is None and draft.facts.iommu and draft.facts.iommu.enabled:
         draft.problem(

@@ -10,7 +10,7 @@ from qlaunch.plan.cards import is_display
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.vgpu_want import Choice, Want, is_named
 
-_NEW_START = "(sudo qlaunch host setup --gvt --apply) and start the host anew"
+_NEW_START = "(qlaunch host setup --gvt --apply) and start the host anew"
 _OFF = ("N", "0")
 # The end of a type's name, its MiB in both apertures, its screen (vgpu_types, gvt/vgpu.c).
 _TYPES = (
@@ -137,7 +137,7 @@ def check_host(draft: Draft, key: str) -> None:
             "Windows' Intel driver reads registers that KVM does not have; without "
             "kvm.ignore_msrs the guest stops with a blue screen", key, severity="warning",
             found="kvm.ignore_msrs=0",
-            hint="echo 1 > /sys/module/kvm/parameters/ignore_msrs (for all machines), or "
+            hint="echo 1 | sudo tee /sys/module/kvm/parameters/ignore_msrs (for all machines), or "
             "kvm.ignore_msrs=1 on the kernel command line",
         )
     if iommu is not None and not iommu.enabled:

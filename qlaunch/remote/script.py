@@ -45,11 +45,12 @@ _GUARD = (
     'kill -HUP "$p" || [ -z "$n" ] || "$q" stop "$n" </dev/null >/dev/null; fi; fi; '
     'rm -rf "$d.over"'
 )
-# Arguments: qlaunch, the temporary directory, the working directory, the verb and its words.
+# Arguments: qlaunch, the temporary directory, the working directory, what follows `qlaunch on`
+# here, for hints (cli/command.py); the verb and its words.
 _VERB = (
-    'q=$1 d=$2; cd "$3" || exit 1; shift 3; '
+    'q=$1 d=$2 v=$4; cd "$3" || exit 1; shift 4; '
     '{ echo $$ >"$d/pid"; } 2>/dev/null || exit 255; '
-    'QLAUNCH_ON=$d; export QLAUNCH_ON; exec "$q" "$@"'
+    'QLAUNCH_ON=$d QLAUNCH_VIA=$v; export QLAUNCH_ON QLAUNCH_VIA; exec "$q" "$@"'
 )
 
 
@@ -62,9 +63,11 @@ def guard_command(
     return _sh(_GUARD, marker, qlaunch, machine, directory, "1" if hang_up else "", *sizes)
 
 
-def verb_command(qlaunch: str, temporary: str, directory: str, words: Sequence[str]) -> str:
+def verb_command(
+    qlaunch: str, temporary: str, directory: str, words: Sequence[str], via: str = ""
+) -> str:
     """The verb's command line, for the login shell of the other machine."""
-    return _sh(_VERB, qlaunch, temporary, directory, *words)
+    return _sh(_VERB, qlaunch, temporary, directory, via, *words)
 
 
 def _sh(script: str, *arguments: str) -> str:

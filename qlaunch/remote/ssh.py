@@ -38,13 +38,18 @@ class There(NamedTuple):
 
 
 class Connection:
-    """To `host`, with options for ssh. Use as a context manager around all that is done there."""
+    """To `host`, with options for ssh. Use as a context manager around all that is done there.
 
-    def __init__(self, host: str, options: Sequence[str] = (), ssh: str = "ssh") -> None:
+    `via`: what follows `qlaunch on` in a command for the other machine.
+    """
+
+    def __init__(
+        self, host: str, options: Sequence[str] = (), ssh: str = "ssh", via: str = ""
+    ) -> None:
         if not host or host.startswith("-") or not host.isprintable() or " " in host:
             raise UsageError(Problem("this is no host for ssh", where="qlaunch on",
                                      found=host or '""', allowed="HOST or USER@HOST"))
-        self.host = host
+        self.host, self.via = host, via
         self._ssh = [ssh, *options]
         token = secrets.token_hex(8)
         self.socket = f"{_own_directory()}/qlaunch-on-{token}"
@@ -137,14 +142,24 @@ class Connection:
                                     hint=f"ssh -G {self.host}"))
         return ALIVE if "serveraliveinterval 0" in done.out.splitlines() else ()
 
-    def is_cut(self) -> bool:
-        """Whether the connection is gone, after a verb has ended as if it were."""
+    def is_cut(self, *, ask: bool = False) -> bool:
+        """Whether the connection is gone, after a verb has ended as if it were. `ask`: after
+        something else has ended, which may have had its own reason: the master tells at once."""
+        if ask and self._guard and not run_child(
+                [*self._ssh, *self._through(), "-O", "check", "--", self.host]).code:
+            return False
         end = time.monotonic() + SOON
         while self._guard and time.monotonic() < end:
             if os.waitpid(self._guard, os.WNOHANG)[0]:
                 self._guard = 0
             time.sleep(0.01)
         return not self._guard
+
+    def wait(self) -> None:
+        """Return when the connection is cut."""
+        if self._guard:
+            os.waitpid(self._guard, 0)
+            self._guard = 0
 
     def _ended(self) -> int:
         pid, self._guard = self._guard, 0
@@ -182,7 +197,8 @@ class Connection:
 
         SIGINT, SIGTERM and SIGHUP are handed on to it; we go on until it has ended.
         """
-        command = verb_command(there.qlaunch, there.temporary, there.directory, words)
+        command = verb_command(there.qlaunch, there.temporary, there.directory, words,
+                               self.via)
         # QUIET: no "Shared connection closed". Without the master nothing shall be reached.
         options = [*self._through(), "-o", "LogLevel=ERROR", "-o", "RemoteCommand=none",
                    "-t" if terminal else "-T"]
@@ -197,7 +213,8 @@ class Connection:
 
     def ask(self, there: There, words: Sequence[str]) -> tuple[int, str]:
         """Run a verb there, and read what it writes. Its messages are ours."""
-        command = verb_command(there.qlaunch, there.temporary, there.directory, words)
+        command = verb_command(there.qlaunch, there.temporary, there.directory, words,
+                               self.via)
         told, answer = os.pipe()
         options = [*self._through(), "-o", "LogLevel=ERROR", "-T"]
         try:

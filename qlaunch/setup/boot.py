@@ -46,7 +46,7 @@ def _unsure(facts: SetupFacts) -> list[Problem]:
     if facts.loader or not set(facts.denied) & {*LOADER_CONFS, *ENTRY_DIRS}:
         return []
     return [Problem("this user may not look into the boot partition; GRUB is taken for granted",
-                    severity="note", hint="the same command with sudo is sure")]
+                    severity="note", hint="as root: qlaunch host setup … is sure")]
 
 
 def lacking(boot: Boot, facts: SetupFacts) -> Problem | None:
@@ -86,7 +86,7 @@ def _of_two(facts: SetupFacts) -> tuple[Boot, tuple[Problem, ...]]:
 def nothing_found(facts: SetupFacts) -> Problem:
     if facts.denied:
         return Problem("the boot loader's files cannot be read by this user",
-                       found=", ".join(facts.denied), hint="the same command with sudo")
+                       found=", ".join(facts.denied), hint="as root: qlaunch host setup …")
     return Problem(
         "no boot loader was found whose kernel parameters can be set",
         allowed="GRUB, systemd-boot, kernelstub, grubby, rpm-ostree",

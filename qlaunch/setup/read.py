@@ -70,7 +70,7 @@ def read_record(root: Path) -> Record | None:
         return None
     except OSError as error:
         raise HostError(Problem(f"the record cannot be read: {error.strerror}", where=path,
-                                hint="the same command with sudo")) from None
+                                hint="as root: qlaunch host show")) from None
     try:
         return from_json(raw, Record)
     except (DecodeError, UnicodeDecodeError) as error:

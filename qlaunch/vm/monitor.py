@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from qlaunch.errors import HostError, Problem
 from qlaunch.vm.loop import asyncio, first, without_ssl
 from qlaunch.vm.sockets import connect_unix
+from qlaunch.vm.words import lock_remedy
 
 _annotations_only = ModuleType("ssl")
 _annotations_only.SSLContext = object  # type: ignore[attr-defined]
@@ -41,7 +42,7 @@ class QmpError(HostError):
     """QEMU understood the command and refused it; `error_class` and `desc` are its words."""
 
     def __init__(self, command: str, error_class: str, desc: str) -> None:
-        super().__init__(Problem(f"QEMU refused {command}", hint=LOGS,
+        super().__init__(Problem(f"QEMU refused {command}", hint=lock_remedy(desc) or LOGS,
                                  found=f"{desc} ({error_class})"))
         self.error_class = error_class
         self.desc = desc

@@ -16,22 +16,11 @@ from qlaunch.errors import HostError, Problem, QlaunchError
 from qlaunch.vm.loop import asyncio, exited, first
 from qlaunch.vm.monitor import LOGS, Monitor
 from qlaunch.vm.process import QemuProcess
+from qlaunch.vm.words import remedy
 
 GIB = float(1 << 30)
 ENDING = 5.0  # seconds from QEMU closing its monitor to its exit
-_OLD = "this QEMU may be too old for it; another one can be named with [qemu] binary"
 _SLOW = "qlaunch logs NAME may tell more; huge pages or less memory start faster"
-_REMEDIES = (  # what QEMU says, and what to do
-    ('Failed to get "', "another program has this image open: qlaunch ps; or: fuser -v IMAGE"),
-    ("Cannot allocate memory", "free -h; lower machine.memory"),
-    ("is not a valid device model", _OLD),
-    ("invalid option", _OLD),
-    ("is unexpected", _OLD),
-    ("not in qcow2 format", "qemu-img info IMAGE tells the format"),
-    ("tpm-emulator: TPM result for CMD_INIT", "the TPM's state is of no use any more: move it away "
-     "(tpm2 or tpm12 beside the machine's log), and a new TPM is made"),
-    ("Could not set up host forwarding", "the port is taken or below 1024: ss -ltnp"),
-)
 
 
 class Pace(NamedTuple):
@@ -122,14 +111,6 @@ async def _failure(
     if isinstance(error, HostError):
         return HostError(p._replace(found=last_words() or p.found) for p in error.problems)
     return HostError(Problem("QEMU could not be asked", found=str(error), hint=LOGS))
-
-
-def remedy(words: str) -> str:
-    """What to do about QEMU's last words."""
-    for said, hint in _REMEDIES:
-        if said in words:
-            return hint
-    return "qlaunch plan PROFILE names the profile's line beside each option"
 
 
 class _Growth:

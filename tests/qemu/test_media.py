@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import socket
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +116,27 @@ def test_somebody_else_has_the_monitor(make: Make) -> None:
     assert "the machine's monitor does not answer" in done.stderr
     assert "one program at a time" in done.stderr
     assert media(vm) == {"cd0": ("", False)}
+
+
+def test_an_image_that_another_machine_writes_to(make: Make) -> None:
+    """Whoever has it is named; the lock is the one that QEMU takes for a disk it writes to
+    (RAW_LOCK_PERM_BASE + 1 in block/file-posix.c)."""
+    vm = running(make, drives="[[cdrom]]\n")
+    image = disc(vm, "theirs.img")
+    with image.open("r+b") as theirs:
+        fcntl.fcntl(theirs, fcntl.F_OFD_SETLK,
+                    struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0))
+        done = qlaunch("media", vm.name, "change", str(image))
+    assert done.returncode == 1
+    assert f"error: {image}: another QEMU writes to this file\n  found:   " in done.stderr
+    assert f"(pid {os.getpid()})\nhint: shut that machine down first\n" in done.stderr
+    refused = qlaunch("qmp", vm.name, "blockdev-del", '{"node-name": "none"}')
+    assert f"hint: qlaunch logs '{vm.name}' may tell more" in refused.stderr
+    unknown = qlaunch("qmp", vm.name, "xyzzy")
+    assert f"hint: qlaunch qmp '{vm.name}' query-commands\n" in unknown.stderr
+    assert media(vm) == {"cd0": ("", False)}
+    qlaunch("pause", vm.name)
+    assert f"qlaunch resume '{vm.name}' lets it go on" in qlaunch("reset", vm.name).stderr
 
 
 LOCKING = """\

@@ -129,7 +129,8 @@ def there() -> Iterator[There]:
         here = Path(name) / "here"
         (Path(name) / "s").mkdir()
         here.mkdir()
-        with sshd(Path(name) / "s", f"{BIN}:{SESSION_PATH}") as server:
+        bin_there = Path(name) / "s/home/bin"  # for programs that a test puts before others
+        with sshd(Path(name) / "s", f"{bin_there}:{BIN}:{SESSION_PATH}") as server:
             machine = There(server, here, f"on{os.getpid()}-{time.monotonic_ns() % 10**6}")
             try:
                 yield machine
@@ -370,6 +371,115 @@ def test_view(there: There) -> None:
         run.send_signal(signal.SIGTERM)
         run.communicate(timeout=60)
         assert there.q("view", "nobody-of-this-name").returncode == 1
+    finally:
+        assert there.q("stop", there.name, "--now").returncode == 0
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_connection_is_cut_under_a_viewer(there: There, code: int) -> None:
+    """Its exit code is no more than the viewer's own opinion: 3 would be "not given back"."""
+    viewer = there.here / "vncviewer"
+    viewer.write_text(VIEWER.format(python=sys.executable).replace(
+        "sys.exit(7)", f"s.recv(1)\nsys.exit({code})"))
+    viewer.chmod(0o755)
+    assert there.q("run", there.profile.name, "--detach").returncode == 0
+    try:
+        run = there.start("there", "view", there.name, "--viewer", str(viewer), DISPLAY=":9")
+        assert run.stderr is not None
+        assert run.stderr.readline() == "RFB 003.008\n"
+        there.server.cut()
+        _, errors = run.communicate(timeout=60)
+        assert "error: there: the connection was cut; the machine runs on there\n" in errors
+        assert errors.endswith("hint: qlaunch on there ps\n"), errors
+        assert run.returncode == 1
+        run = there.start("there", "view", there.name, "--print")
+        assert run.stdout is not None
+        assert run.stdout.readline()
+        there.server.cut()
+        assert "the connection was cut" in run.communicate(timeout=60)[1]
+        assert run.returncode == 1
+    finally:
+        assert there.q("stop", there.name, "--now").returncode == 0
+
+
+def test_the_connection_is_cut_before_the_display_is_forwarded(there: There) -> None:
+    """What is at fault is not the other machine's sshd_config."""
+    ssh = there.here / "ssh"
+    ssh.write_text(f"#!/bin/sh\ncase \"$*\" in *'-O forward'*) "
+                   "touch forwarding; while [ -e forwarding ]; do sleep 0.1; done;; esac\n"
+                   f'exec {shutil.which("ssh")} "$@"\n')
+    ssh.chmod(0o755)
+    assert there.q("run", there.profile.name, "--detach").returncode == 0
+    try:
+        run = there.start("there", "view", there.name, "--print",
+                          PATH=f"{there.here}:{os.environ['PATH']}")
+        until((there.here / "forwarding").exists, "nothing is forwarded")
+        there.server.cut()
+        until(lambda: not there.server.servers(), "it is not cut")
+        (there.here / "forwarding").unlink()
+        _, errors = run.communicate(timeout=60)
+        assert "error: there: the connection was cut; the machine runs on there\n" in errors
+        assert "AllowStreamLocalForwarding" not in errors
+        assert run.returncode == 1
+    finally:
+        assert there.q("stop", there.name, "--now").returncode == 0
+
+
+def test_forwarding_is_not_allowed_there(there: There) -> None:
+    """A connection that stands is not called cut."""
+    ssh = there.here / "ssh"
+    ssh.write_text("#!/bin/sh\ncase \"$*\" in *'-O forward'*) echo refused >&2; exit 255;; esac\n"
+                   f'exec {shutil.which("ssh")} "$@"\n')
+    ssh.chmod(0o755)
+    assert there.q("run", there.profile.name, "--detach").returncode == 0
+    try:
+        run = there.start("there", "view", there.name, "--print",
+                          PATH=f"{there.here}:{os.environ['PATH']}")
+        _, errors = run.communicate(timeout=60)
+        assert "hint: AllowStreamLocalForwarding" in errors
+        assert run.returncode == 1
+    finally:
+        assert there.q("stop", there.name, "--now").returncode == 0
+
+
+def test_the_connection_is_cut_while_the_profile_is_sent(there: There) -> None:
+    """A part of a profile is none: nothing starts, and it does not stay there."""
+    there.write(seconds=0, more=f"# {'x' * 900_000}\n")  # more than pipes and sockets hold
+    slow = there.home / "bin/head"
+    slow.parent.mkdir()
+    slow.write_text("#!/bin/sh\ntouch ~/taking; while [ -e ~/taking ]; do sleep 0.1; done\n"
+                    'exec /usr/bin/head "$@"\n')
+    slow.chmod(0o755)
+    run = there.start("there", "run", there.profile.name)
+    until((there.home / "taking").exists, "nothing is sent")
+    there.server.cut()
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "error: there: ssh could not connect, or was cut off\n" in errors
+    (there.home / "taking").unlink()
+    until(lambda: not there.left(), "a part of the profile stays there")
+    assert not there.qemus()
+
+
+def test_what_is_told_there_is_for_here(there: There) -> None:
+    """Hints are commands to type at this machine; a file that is written there is said to be."""
+    assert there.q("run", there.profile.name, "--detach").returncode == 0
+    try:
+        on = f"qlaunch on -F '{there.server.config}' there"
+        status = there.q("status", there.name)
+        assert f"  profile   {there.profile.name}, sent by qlaunch on\n" in status.stdout
+        shot = there.q("screenshot", there.name, "shot.png")
+        assert (there.home / "shot.png").exists()
+        assert f"that is on the other machine, in {there.home}; here: {on} scr" in shot.stderr
+        here = subprocess.run(there.command("there", "screenshot", there.name, "-"),
+                              cwd=there.here, env=there.environ, capture_output=True,
+                              stdin=subprocess.DEVNULL, timeout=60, check=True)
+        assert here.stdout.startswith(b"\x89PNG")
+        assert "other machine" not in here.stderr.decode()
+        there.q("pause", there.name)
+        assert f"hint: {on} resume '{there.name}'\n" in there.q("status", there.name).stdout
+        unknown = there.q("stop", "nobody-of-this-name")
+        assert f"hint: {on} ps" in unknown.stderr
     finally:
         assert there.q("stop", there.name, "--now").returncode == 0
 

@@ -16,7 +16,7 @@ import pytest
 
 from qlaunch.codec import from_json, to_json
 from qlaunch.facts.model import HostFacts, HostFile
-from qlaunch.vm.ready import remedy
+from qlaunch.vm.words import remedy
 from tests.fake.typed import Type, Typed, typing
 
 TOP = Path(__file__).parents[2]
@@ -189,7 +189,7 @@ CASES = [
     Case("cpu.cores", "KEY=VALUE is wanted", 2),
     # CPUs
     Case('cpu.pin.vcpus=["8"]', "this host has no CPU 8\n  found:   8\n  allowed: online CPUs 0-2"),
-    Case('cpu.pin.vcpus=["3"]', "hint: echo 1 > /sys/devices/system/cpu/cpu3/online"),
+    Case('cpu.pin.vcpus=["3"]', "hint: echo 1 | sudo tee /sys/devices/system/cpu/cpu3/online"),
     Case('cpu.pin.emulator="2-9"', "this host has no CPUs 8-9", faults=2),
     # networks
     Case('net=[{bridge="br9"}]', "hint: make_bridge = true"),
@@ -264,6 +264,10 @@ def test_facts_that_are_none(typed: Type, verb: str, name: str, says: str) -> No
     ("words", "hint"),
     [
         ('-blockdev driver=raw: Failed to get "write" lock', "another program has this image open"),
+        ('-x: Failed to get shared "write" lock\nIs another process using the image [/a b.img]?',
+         "sudo fuser -v '/a b.img'"),
+        ('-blockdev: Failed to get "consistent read" lock\n'
+         "Is another process using the image [/dev/fdset/3]?", "sudo fuser -v IMAGE"),
         ("-blockdev driver=qcow2: Image is not in qcow2 format", "qemu-img info"),
         ("-device x: 'x' is not a valid device model name", "too old for it"),
         ("cannot set up guest memory 'pc.ram': Cannot allocate memory", "lower machine.memory"),

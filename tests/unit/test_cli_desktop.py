@@ -125,8 +125,18 @@ def test_system_wide(typed: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert typed("desktop", "install", str(path), "--system", changes=True).code == 0
     assert files(tmp_path / "share") == {
         "applications/qlaunch-win7.desktop", "icons/hicolor/scalable/apps/qlaunch-linux.svg"}
-    assert typed("desktop", "list").out == "no shortcuts\n"
-    assert "win7" in typed("desktop", "list", "--system").out
+    own = profile(tmp_path / "own/mine.toml")
+    assert typed("desktop", "install", str(own), changes=True).code == 0
+    assert [line.split()[:3] for line in typed("desktop", "list").out.splitlines()] == [
+        ["NAME", "FILE", "FOR"], ["mine", "ok", "you"], ["win7", "ok", "all"]]
+    assert [(one["name"], one["system"]) for one in json.loads(
+        typed("desktop", "list", "--json").out)] == [("mine", False), ("win7", True)]
+    assert "mine" not in typed("desktop", "list", "--system").out
+    theirs = typed("desktop", "remove", "win7")
+    assert theirs.code == 1
+    assert f"{tmp_path / 'share'}: the shortcut for win7 is for all users\n" in theirs.err
+    assert "hint: sudo " in theirs.err and "desktop remove 'win7' --system\n" in theirs.err
+    assert files(tmp_path / "share") != set()
     assert typed("desktop", "remove", "win7", "--system", changes=True).code == 0
     assert files(tmp_path / "share") == set()
     monkeypatch.setattr(desktop, "SYSTEM", Path("/proc/none"))
@@ -135,7 +145,7 @@ def test_system_wide(typed: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "hint: namei -l /proc/none" in found.err
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     found = typed("desktop", "install", str(path), "--system", changes=True)
-    assert found.err.endswith("hint: --system is for root: the same with sudo\n")
+    assert "hint: --system is for root: sudo " in found.err
 
 
 def test_a_users_profile_for_all_users(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qlaunch.cli.command import own_command
 from qlaunch.cli.elevate import KEPT, become_root, root_command
 from qlaunch.errors import HostError
 from tests.fake.plans import NET, device, host, planned
@@ -170,12 +171,23 @@ def test_run_asks_before_anything_is_written(
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("verb", ["bind", "unbind"])
-def test_by_hand_the_command_is_told(
-    typed: Type, monkeypatch: pytest.MonkeyPatch, verb: str
+BY_HAND = [["bind", "03:00.0"], ["unbind", "03:00.0"], ["rom", "03:00.0", "card.rom"],
+           ["vgpu", "remove", "41:00.5"]]
+
+
+@pytest.mark.parametrize("words", BY_HAND, ids=lambda words: str(words[0]))
+def test_by_hand_root_is_asked_for(
+    typed: Type, monkeypatch: pytest.MonkeyPatch, seen: list[list[str]], words: list[str],
+    capfd: pytest.CaptureFixture[str], tmp_path: Path,
 ) -> None:
+    """`sudo qlaunch` would not find one that is in a virtual environment or ~/.local/bin."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(sys, "argv", ["qlaunch", verb, "03:00.0"])
-    found = typed(verb, "03:00.0")
-    assert (found.code, found.faults()) == (1, [f"error: {verb} needs root"])
-    assert f"hint: sudo qlaunch {verb} 03:00.0" in found.err
+    monkeypatch.setattr(sys, "argv", ["qlaunch", *words])
+    with pytest.raises(Executed):
+        typed(*words)
+    assert seen == [["sudo", "--", sys.executable, "-I", "-m", "qlaunch", *words]]
+    assert " needs root\n" in capfd.readouterr().err
+    tools(tmp_path)
+    found = typed(*words)
+    assert found.code == 1
+    assert f"hint: as root: {own_command()} {' '.join(words)}\n" in found.err

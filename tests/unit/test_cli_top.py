@@ -88,7 +88,7 @@ def test_orders_and_remarks() -> None:
     assert names("name") == ["a-rather-lon+", "win7"]
     assert names("cpu") == names("memory") == ["win7", "a-rather-lon+"]
     assert draw(snapshot()).fixed[3] == "no machine runs"
-    assert "sudo qlaunch top" in draw(snapshot(through_root=2)).fixed[-1]
+    assert "and 2 through root: sudo " in draw(snapshot(through_root=2)).fixed[-1]
     for line in [*draw(snapshot(WIN7, NEW)).fixed, *draw(snapshot(WIN7, NEW)).rest]:
         assert len(line) <= 80
 

@@ -23,6 +23,14 @@ STUBS = {  # what stands in for the machine
 }
 
 
+# Programs without which a test would be left out where contrib/check has installed all it names.
+WANTED = {
+    "remote-viewer": "virt-viewer", "xtigervncviewer": "tigervnc-viewer", "tmux": "tmux",
+    "Xvfb": "xvfb", "xwininfo": "x11-utils", "pkexec": "pkexec", "zsh": "zsh", "fish": "fish",
+    "groff": "groff-base", "desktop-file-validate": "desktop-file-utils", "ssh": "openssh-client",
+}
+
+
 def check(
     top: Path, me: int, *words: str, sudo: int = 0, fails: str = "-", qemu10: int = 0, sshd: int = 0
 ) -> tuple[int, list[str]]:
@@ -47,6 +55,16 @@ def check(
         capture_output=True, text=True, check=False,
     )
     return done.returncode, [*done.stdout.splitlines(), done.stderr]
+
+
+@pytest.mark.parametrize("program", WANTED)
+def test_what_tests_would_be_left_out_without_is_installed(program: str) -> None:
+    tests = "".join(path.read_text() for path in (TOP / "tests").rglob("test_*.py")
+                    if path != Path(__file__))
+    assert f'"{program}"' in tests
+    text = (TOP / "contrib/check").read_text()
+    named = text.split("\npackages ")[1].split("\nenvironment")[0]
+    assert WANTED[program] in named.replace("\\\n", " ").split()
 
 
 def test_root_runs_all(tmp_path: Path) -> None:

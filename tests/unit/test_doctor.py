@@ -89,7 +89,7 @@ def test_the_boot_loaders_own_command(tmp_path: Path, files: dict[str, str], fir
     for path, text in files.items():
         tree.write(path, text)
     fix = of(examine_tree(tree), "IOMMU").fix
-    assert fix[:2] == ("sudo qlaunch host setup --apply", "reboot")
+    assert fix[:2] == ("qlaunch host setup --apply", "reboot")
     assert fix[3] == first
 
 
@@ -270,7 +270,7 @@ def test_limits(tmp_path: Path) -> None:
     assert (one.level, one.evidence) == (
         "note", (("/proc/self/limits", "Max locked memory 8M"),)
     )
-    assert one.fix[1] == "sudo qlaunch host setup --user user --apply"
+    assert one.fix[1] == "qlaunch host setup --user user --apply"
 
 
 def test_shared_groups(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_devices_that_were_kept(tmp_path: Path) -> None:
         for d in facts.pci or ()
     )
     one = of(examine(replace(facts, pci=kept)), "leftovers")
-    assert one.fix == ("sudo qlaunch unbind 0000:03:00.0 0000:03:00.1",)
+    assert one.fix == ("qlaunch unbind 0000:03:00.0 0000:03:00.1",)
 
 
 def test_this_host_is_read_without_faults_of_ours() -> None:

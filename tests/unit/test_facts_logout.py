@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qlaunch.cli.command import own_command
 from qlaunch.cli.detach import at_logout
 from qlaunch.facts.logout import Logout, read_logout, read_manager
 from tests.fake.trees import Tree
@@ -91,4 +92,4 @@ def test_the_warning_says_what_to_type(tree: Tree, monkeypatch: pytest.MonkeyPat
     (ended,) = at_logout(tree.root)
     assert ended.severity == "warning"
     assert "session-3.scope" in ended.found
-    assert ended.hint.endswith("--scope qlaunch run 'my vm.toml' --detach")
+    assert ended.hint.endswith(f"--scope {own_command()} run 'my vm.toml' --detach")

@@ -128,6 +128,18 @@ def test_the_page_is_good_roff(page: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+@pytest.mark.parametrize("page", sorted(MAN.glob("*.[15]")), ids=lambda path: path.name)
+def test_the_page_fits_80_columns(page: Path) -> None:
+    """As `man` formats it for such a terminal: a column less than there are, and plain."""
+    done = subprocess.run(
+        ["groff", "-man", "-Kutf8", "-Tutf8", "-rLL=78n", "-P-cbou", str(page)],
+        capture_output=True, text=True, check=True,
+    )
+    assert len(done.stdout.splitlines()) > 20
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+
+
 def test_every_page_is_installed() -> None:
     import tomli
 

@@ -16,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from qlaunch.advise.answers import cards, propose_card, propose_cpus, propose_memory
+from qlaunch.advise.answers import (
+    against,
+    cards,
+    propose_card,
+    propose_cpus,
+    propose_guest,
+    propose_memory,
+)
 from qlaunch.advise.newprofile import toml_text
 from qlaunch.codec import to_json
 from qlaunch.facts.model import Cpu, HostFacts, MemoryNode
@@ -87,11 +94,32 @@ def test_what_is_written_passes_check(
     assert names() == ["vm.toml"]
 
 
-@pytest.mark.parametrize("host", ["fx8120", "plain", "gvt-laptop"])
+HOSTS = sorted(path.stem for path in DATA.glob("*.json") if not path.stem.startswith("qemu-"))
+
+
+@pytest.mark.parametrize("host", HOSTS)
 def test_proposals_of_every_host(typed: Type, host: str) -> None:
     facts = str(DATA / f"{host}.json")
     assert typed("new", "--guest", "linux", "--yes", "--facts", facts, changes=True).code == 0
     assert typed("check", "linux", "--facts", facts).code == 0
+    found = typed("new", "own", "--yes", "--facts", facts, changes=True)
+    assert found.code == 0, found.err
+    told = written("own.toml")
+    lacks = read_snapshot(Path(facts)).firmware == ()
+    assert told["guest"] == ("windows10" if lacks else "windows11")
+    checked = typed("check", "own", "--facts", facts)
+    assert checked.code == 0
+    assert "is a newer machine with every newer QEMU" not in checked.out + checked.err
+    assert str(told["machine"]["type"]).startswith("pc-q35-")  # type: ignore[index]
+
+
+def test_what_is_no_graphics_card_is_none(typed: Type) -> None:
+    """A laptop's NVMe; a slice of a card, which [[vgpu]] is for."""
+    for host, address in (("gvt-laptop", "03:00.0"), ("ada-server", "41:00.4")):
+        found = typed("new", "x", "--guest", "linux", "--card", address, "--yes",
+                      "--facts", str(DATA / f"{host}.json"))
+        assert (found.code, names()) == (2, [])
+        assert f"--card: this is no answer\n  found:   {address}\n" in found.err
 
 
 def test_flags_answer_all_without_a_terminal(typed: Type) -> None:
@@ -364,7 +392,7 @@ def test_the_questions(tmp_path: Path) -> None:
     assert "card [03:00.0]: " in shown
     assert "network [bridge:br0]: " in shown
     told = written(str(tmp_path / "windows7.toml"))
-    assert told["machine"] == {"memory": "2G"}
+    assert told["machine"] == {"memory": "2G", "type": "pc-q35-7.2"}
     assert told["cpu"] == {
         "cores": 2, "threads": 2, "pin": "auto", "hide_kvm": True, "vendor_id": "qlaunch",
     }
@@ -379,6 +407,26 @@ def test_a_disk_that_is_not_there_is_asked_for_again(tmp_path: Path) -> None:
     assert (code, names(tmp_path)) == (2, [])
     assert "  that cannot be: a size like 64G for a new one, or an image or device that" in shown
     assert shown.count("disk [32G]: ") == 2
+
+
+def test_what_this_host_cannot_do_is_asked_again_at_once(tmp_path: Path) -> None:
+    """Not after the last of the six, when the plan fails."""
+    code, shown = asked(tmp_path, b"windows11\n\n01:00.0\n\n\n\n\nbridge:br7\n\n", "--facts", PLAIN)
+    assert code == 0, shown
+    assert "guest [windows10]: " in shown
+    assert "  that cannot be: windows11 wants UEFI firmware, and this host has none: inst" in shown
+    assert "  that cannot be: this host's IOMMU is off, so no device can be handed" in shown
+    assert "  that cannot be: this host has no bridge br7\n" in shown
+    assert names(tmp_path) == ["windows10.toml"]
+
+
+def test_what_is_lacking() -> None:
+    none = HostFacts(programs={"swtpm": "", "nft": "", "dnsmasq": "/x"}, firmware=None)
+    assert propose_guest(none) == "windows10"
+    assert "install swtpm" in against("guest", "windows11", none)
+    assert against("network", "nat", none) == "this host has no nft"
+    assert against("network", "bridge:x", none) == ""  # nobody has looked
+    assert propose_guest(HostFacts()) == "windows11"
 
 
 def test_nothing_is_asked_for_a_file_that_is_there(tmp_path: Path) -> None:
