@@ -148,8 +148,8 @@ def _obstacle(physical: PciDevice, sriov: Sriov, count: int) -> str:
         return f"is on {physical.driver}"
     if unknown:
         return ("says where its virtual functions are only once they are on: "
-                f"echo {count} | sudo tee /sys/bus/pci/devices/{physical.address}/sriov_numvfs, then "
-                "start")
+                f"echo {count} | sudo tee /sys/bus/pci/devices/{physical.address}/sriov_numvfs, "
+                "then start")
     return ""
 
 
