@@ -316,7 +316,7 @@ def test_somebody_elses_choice_is_left(kernel: FakeKernel) -> None:
 def test_a_hanging_unbind_passes_its_deadline(kernel: FakeKernel) -> None:
     kernel.faults = [Fault("*/bochs/unbind", HANG)]
     waited: list[str] = []
-    host = kernel.host(deadline=0.1, on_wait=lambda what, _: waited.append(what))
+    host = kernel.host(deadline=4.0, on_wait=lambda what, _: waited.append(what))
     captured = HANDLER.capture(host, TAKE)
     with pytest.raises(StuckError, match=f"unbinding {GPU} from bochs"):
         HANDLER.apply(host, TAKE, captured)

@@ -157,7 +157,7 @@ def test_a_write_that_outlives_its_launcher_for_long_is_stuck(
 
     assert os.WIFSIGNALED(in_process(work))
     with pytest.raises(NotRestoredError, match="an earlier write to it has not returned") as told:
-        recover(kernel, folder / "journal", deadline=2.0)
+        recover(kernel, folder / "journal", deadline=4.0)
     assert len(told.value.problems) == left
     kernel.release()
     killer.end()
@@ -171,7 +171,7 @@ def test_a_removal_that_hangs_is_not_done_for_the_next_recovery(kernel: VgpuKern
     folder = kernel.root / ".model/removal"
     folder.mkdir()
     journal = create_journal(folder, make_header(kernel.host(), "slices"))
-    engine = Engine(kernel.host(deadline=2.0), journal, HANDLERS)
+    engine = Engine(kernel.host(deadline=4.0), journal, HANDLERS)
     engine.apply([MAKE])
     group = kernel.group_of(UUID)
     kernel.before_write = lambda *_: kernel.open_group(group)  # after the proof that it is free
