@@ -9,6 +9,7 @@ from qlaunch.facts.model import Holder, PciDevice
 from qlaunch.plan.cards import card_of, is_display
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import PlannedCard
+from qlaunch.plan.rootless import without_root
 from qlaunch.plan.steps import HoldPower, LoadModule, OwnGroup, ResetDevices, Step, TakeDevice
 from qlaunch.values import PciAddress
 
@@ -64,7 +65,7 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
         if (d := draft.facts.device(a)) is not None and is_display(d)
     ]
     steps += _group_nodes(draft, cards)
-    return steps
+    return without_root(draft, cards, steps)
 
 
 def _shows_console(draft: Draft, device: PciDevice | None) -> bool:
