@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
+from qlaunch.facts.acs import read_acs
 from qlaunch.facts.health_model import (
     Boot,
     ExaminedFacts,
@@ -61,7 +63,10 @@ def with_health(facts: HostFacts, root: Path = Path("/")) -> ExaminedFacts:
     """The facts, and what is read here."""
     known = {name: getattr(facts, name) for name in HostFacts.__struct_fields__}
     release = facts.kernel.release if facts.kernel else ""
-    return ExaminedFacts(**known, health=read_health(release, facts.invoker, root))
+    health = read_health(release, facts.invoker, root)
+    if facts.pci is not None:
+        health = replace(health, acs=read_acs(facts.pci, root))
+    return ExaminedFacts(**known, health=health)
 
 
 def read_health(release: str, invoker: Invoker | None, root: Path = Path("/")) -> Health:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake.users import AS_USER, UID
+
 from .host import NUMA_NETWORK, wait_until_gone
 from .machine import ROOT, until
 
@@ -21,7 +23,6 @@ pytestmark = [
     pytest.mark.lab, pytest.mark.topology("numa"), pytest.mark.usefixtures("nothing_left"),
 ]
 
-UID = 4711
 MEMORY = 64 << 20
 PROFILE = """\
 name = "own"
@@ -71,8 +72,7 @@ class User:
         """`qlaunch VERB` as this user; the soft limit on locked memory is low, as after a login."""
         command = (
             "prlimit", f"--memlock=65536:{memlock}",
-            "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups",
-            sys.executable, "-m", "qlaunch", verb, str(self.profile),
+            *AS_USER, sys.executable, "-m", "qlaunch", verb, str(self.profile),
         )
         environment = {
             "PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8",
@@ -107,7 +107,7 @@ def test_a_device_that_is_the_users(early: Path, home: Path, boot_disk: Path) ->
         holder = user_of(early, run)
         status = Path(f"/proc/{holder}/status").read_text()
         assert f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}" in status
-        assert "CapEff:\t0000000000000000" in status
+        assert "CapEff:\t0000000000000004" in status  # AS_USER's, to read this checkout
         assert f"{enough}  " in Path(f"/proc/{holder}/limits").read_text()
         said = run.communicate(timeout=300)[0]
     finally:
