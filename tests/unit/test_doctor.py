@@ -152,6 +152,23 @@ def test_what_is_known_of_a_card(tmp_path: Path) -> None:
     assert "https://" in one.reason
 
 
+def test_what_is_known_of_many_is_told_once() -> None:
+    """Virtual functions by number, beside the card that they are slices of."""
+    facts = from_json((TOP / "tests/data/facts/ada-server.json").read_bytes(), ExaminedFacts)
+    known = [f for f in examine(facts) if f.subject == "quirks"]
+    texts = [f.message.partition(": ")[2] for f in known]
+    assert len(texts) == len(set(texts)) > 0
+    card = next(d for d in facts.pci or () if d.sriov_count)
+    for one in known:
+        assert one.message.startswith(f"{card.address} and its {card.sriov_count} virtual functi")
+        assert len(one.devices) == 1 + (card.sriov_count or 0)
+        assert [e.value for e in one.evidence] == [card.id]
+    pair = tuple(replace(d, physfn=None) for d in facts.pci or () if d.address in one.devices[:2])
+    names = {f.message.partition(": ")[0] for f in examine(replace(facts, pci=pair))
+             if f.subject == "quirks"}
+    assert names == {", ".join(one.devices[:2])}
+
+
 def test_qemu_is_missing(tmp_path: Path) -> None:
     tree = hosts.healthy(tmp_path)
     found = examine(hosts.examined(tree, qemu=False))
