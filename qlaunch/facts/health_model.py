@@ -14,7 +14,7 @@ from qlaunch.facts.model import HostFacts
 from qlaunch.values import CpuSet, PciAddress
 
 Family = Literal["", "debian", "fedora", "arch", "suse"]
-Boot = Literal["", "grub", "grubby", "kernelstub", "systemd-boot"]
+Boot = Literal["", "grub", "grubby", "kernelstub", "systemd-boot", "rpm-ostree"]
 ModuleState = Literal["loaded", "builtin", "loadable", "missing", "unknown"]
 
 PortKind = Literal["", "root port", "upstream port", "downstream port", "bridge", "other"]
@@ -45,6 +45,7 @@ class Health(Struct, frozen=True, kw_only=True):
     system: str = ""  # PRETTY_NAME of os-release(5)
     family: Family = ""
     boot: Boot = ""  # what sets the kernel's parameters
+    boot_command: str = ""  # what makes GRUB's configuration anew
     modules: dict[str, ModuleState] = field(default_factory=dict)
     modules_dir: bool | None = None  # /lib/modules/RELEASE of the running kernel is there
     parameters: dict[str, str] = field(default_factory=dict)  # "kvm.ignore_msrs" → "N"

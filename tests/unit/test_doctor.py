@@ -78,8 +78,14 @@ def test_off_on_the_kernels_command_line(tmp_path: Path) -> None:
     ("files", "first"),
     [
         ({}, "add intel_iommu=on to GRUB_CMDLINE_LINUX_DEFAULT in /etc/default/grub"),
-        ({"usr/bin/kernelstub": ""}, "sudo kernelstub -a intel_iommu=on"),
-        ({"usr/sbin/grubby": ""}, "sudo grubby --update-kernel=ALL --args=intel_iommu=on"),
+        ({"usr/bin/kernelstub": "", "etc/kernelstub/configuration": "{}"},
+         "sudo kernelstub -a intel_iommu=on"),
+        ({"usr/sbin/grubby": "", "etc/os-release": "ID=fedora"},
+         "sudo grubby --update-kernel=ALL --args=intel_iommu=on"),
+        ({"usr/sbin/grubby": ""},
+         "add intel_iommu=on to GRUB_CMDLINE_LINUX_DEFAULT in /etc/default/grub"),
+        ({"usr/bin/rpm-ostree": "", "run/ostree-booted": ""},
+         "sudo rpm-ostree kargs --append-if-missing=intel_iommu=on"),
     ],
 )
 def test_the_boot_loaders_own_command(tmp_path: Path, files: dict[str, str], first: str) -> None:
@@ -98,7 +104,7 @@ def test_systemd_boot_and_no_loader_known(tmp_path: Path) -> None:
     tree.write("sys/firmware/acpi/tables/DMAR", b"DMAR")
     (tmp_path / "etc/default/grub").unlink()
     assert "in the boot loader" in of(examine_tree(tree), "IOMMU").fix[3]
-    tree.write("boot/loader/entries/arch.conf", "options quiet")
+    tree.write("boot/loader/entries/arch.conf", "linux /vmlinuz\noptions quiet")
     assert "/boot/loader/entries/*.conf" in of(examine_tree(tree), "IOMMU").fix[3]
 
 
