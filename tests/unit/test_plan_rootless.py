@@ -12,6 +12,7 @@ from qlaunch.facts.model import HostFacts, HostFile, Kernel, Limits, PciDevice, 
 from qlaunch.facts.probe import read_facts
 from qlaunch.plan.steps import LoadModule, TakeDevice
 from qlaunch.plan.wanted import facts_wanted
+from qlaunch.run.session import _locks
 from tests.fake.plans import AUDIO, NET, ROOT, USER, device, host, planned, profile, said
 from tests.fake.trees import Tree
 
@@ -41,6 +42,7 @@ def test_nothing_is_done_to_the_host() -> None:
     assert (plan.steps, plan.needs_root, plan.account) == ((), False, None)
     assert plan.runtime_dir == "/run/user/1000/qlaunch/vm"
     assert plan.memlock is not None and plan.memlock <= 17 * GIB
+    assert _locks(plan)  # the soft limit is raised to it
     assert [f.of for f in plan.fds if f.kind == "claim"] == [
         "0000:03:00.0", "0000:03:00.1", "0000:04:00.0"
     ]
