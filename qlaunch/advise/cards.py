@@ -13,7 +13,7 @@ from qlaunch.advise.finding import Evidence, Finding, Host, unexamined
 from qlaunch.advise.fixes import add_parameter
 from qlaunch.facts.model import PciDevice
 from qlaunch.plan.cards import is_display
-from qlaunch.plan.quirks import quirks_of
+from qlaunch.plan.quirks import Quirk, quirks_of
 from qlaunch.values import PciAddress
 
 _DEVICES = "/sys/bus/pci/devices"
@@ -145,20 +145,43 @@ def seats(host: Host) -> Iterator[Finding]:
 
 
 def quirks(host: Host) -> Iterator[Finding]:
-    """What is known of devices that a guest could get; a card of the host's own stays anyway."""
+    """What is known of devices that a guest could get, once for all that it is known of; a card of
+    the host's own stays anyway."""
     cards = _cards(host)
+    known: dict[str, tuple[Quirk, list[PciDevice]]] = {}
     for device in host.facts.pci or ():
         if device.boot_vga and len(cards) > 1:
             continue
         for quirk in quirks_of(device):
             if quirk.severity == "note" and not is_display(device):
                 continue  # `qlaunch devices` tells of those, too many for a host as a whole
-            yield Finding(
-                subject="quirks", level="note", message=f"{device.address}: {quirk.text}",
-                evidence=(Evidence(f"{_DEVICES}/{device.address}/{{vendor,device}}", device.id),),
-                reason=f"in a guest's hands; {quirk.source}", fix=(quirk.advice,),
-                devices=(device.address,),
-            )
+            known.setdefault(quirk.id, (quirk, []))[1].append(device)
+    for quirk, devices in known.values():
+        yield Finding(
+            subject="quirks", level="note", message=f"{_named(devices)}: {quirk.text}",
+            evidence=tuple(
+                Evidence(f"{_DEVICES}/{device.address}/{{vendor,device}}", device.id)
+                for device in _without_slices(devices)
+            ),
+            reason=f"in a guest's hands; {quirk.source}", fix=(quirk.advice,),
+            devices=tuple(device.address for device in devices),
+        )
+
+
+def _without_slices(devices: list[PciDevice]) -> list[PciDevice]:
+    """Those that are no virtual functions of others among them."""
+    there = {device.address for device in devices}
+    return [device for device in devices if device.physfn not in there]
+
+
+def _named(devices: list[PciDevice]) -> str:
+    """Addresses; of virtual functions, whose they are and how many."""
+    names = []
+    for device in _without_slices(devices):
+        count = sum(other.physfn == device.address for other in devices)
+        more = f" and its {count} virtual function{'s' * (count > 1)}" if count else ""
+        names.append(f"{device.address}{more}")
+    return ", ".join(names)
 
 
 def laptop(host: Host) -> Iterator[Finding]:

@@ -48,6 +48,8 @@ def add_parameter(health: Health, parameter: str) -> tuple[str, ...]:
         return f"sudo kernelstub -a {parameter}", "reboot"
     if health.boot == "grubby":
         return f"sudo grubby --update-kernel=ALL --args={parameter}", "reboot"
+    if health.boot == "rpm-ostree":
+        return f"sudo rpm-ostree kargs --append-if-missing={parameter}", "reboot"
     if health.boot == "grub":
         return (
             f"add {parameter} to GRUB_CMDLINE_LINUX_DEFAULT in /etc/default/grub",
@@ -67,15 +69,22 @@ def drop_parameter(health: Health, parameter: str) -> tuple[str, ...]:
         return f"sudo kernelstub -d {parameter}", "reboot"
     if health.boot == "grubby":
         return f"sudo grubby --update-kernel=ALL --remove-args={parameter}", "reboot"
+    if health.boot == "rpm-ostree":
+        return f"sudo rpm-ostree kargs --delete-if-present={parameter}", "reboot"
     if health.boot == "grub":
         return f"take {parameter} out of /etc/default/grub", _grub(health), "reboot"
     return f"take {parameter} off the kernel's command line in the boot loader", "reboot"
 
 
+_GRUB = {"debian": "update-grub", "arch": "grub-mkconfig -o /boot/grub/grub.cfg"}
+
+
 def _grub(health: Health) -> str:
-    return "sudo update-grub" if health.family == "debian" else (
-        "sudo grub-mkconfig -o /boot/grub/grub.cfg"
+    """The tool that is here; where none was found, the family's."""
+    command = health.boot_command or _GRUB.get(health.family) or (
+        "grub2-mkconfig -o /boot/grub2/grub.cfg" if health.family else _GRUB["arch"]
     )
+    return f"sudo {command}"
 
 
 def module_option(module: str, option: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qlaunch.advise.acs import ports_of
 from qlaunch.advise.finding import Evidence, Finding, Host, unexamined
 from qlaunch.advise.fixes import add_parameter, drop_parameter
 from qlaunch.facts.model import Iommu, PciDevice
@@ -110,7 +111,7 @@ def groups(host: Host) -> Iterator[Finding]:
     cards = [d for d in facts.pci if is_display(d) and d.iommu_group is not None]
     shared = [(card, others) for card in cards if (others := _strangers(host, card))]
     for card, others in shared:
-        yield _shared(card, others)
+        yield from _shared(host, card, others)
     if cards and not shared and not override:
         yield Finding(
             subject="groups", level="ok", message="every graphics card has a group of its own",
@@ -128,17 +129,24 @@ def _strangers(host: Host, card: PciDevice) -> list[PciDevice]:
     ]
 
 
-def _shared(card: PciDevice, others: list[PciDevice]) -> Finding:
+def _shared(host: Host, card: PciDevice, others: list[PciDevice]) -> Iterator[Finding]:
     names = ", ".join(f"{d.address} [{d.id}] on {d.driver or 'no driver'}" for d in others)
-    return Finding(
+    found = ports_of(host, card)
+    yield Finding(
         subject="groups", level="warning", devices=(card.address,),
         message=f"{card.address} shares group {card.iommu_group} with devices that are no part "
-        "of the card",
-        evidence=(Evidence(f"{_GROUPS}/{card.iommu_group}/devices", names),),
+        f"of the card{found.message}",
+        evidence=(
+            Evidence(f"{_GROUPS}/{card.iommu_group}/devices", names), *found.evidence,
+        ),
         reason="a group is handed over whole: the guest would get these too, or the host must "
         "do without them",
-        fix=(
-            "plug the card into another slot, or switch on ACS in the BIOS setup",
-            'or give all of them to the guest: group = "take" in its [[pci]]',
-        ),
+        fix=(*found.fix, 'or give all of them to the guest: group = "take" in its [[pci]]'),
     )
+    if found.hidden:
+        yield Finding(
+            subject="ACS", level="unknown", devices=(card.address,),
+            message=f"could not tell whether {', '.join(found.hidden)}, above {card.address}, "
+            f"{'has' if len(found.hidden) == 1 else 'have'} ACS",
+            evidence=found.unread, fix=() if host.root else ("run as root: sudo qlaunch doctor",),
+        )

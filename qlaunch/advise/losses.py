@@ -18,6 +18,7 @@ def losses(facts: HostFacts, plan: Plan) -> list[str]:
     """A line each: devices with driver and what hangs on them, disks, the display, memory, CPUs."""
     lines: list[str] = []
     taken = [step.address for step in plan.steps if isinstance(step, TakeDevice)]
+    taken = taken or [card.address for card in plan.cards]  # VFIO's already
     for address in taken:
         device = facts.device(address)
         if device is not None:

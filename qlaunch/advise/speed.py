@@ -66,8 +66,9 @@ def memlock(host: Host) -> Iterator[Finding]:
         subject="memlock", level="note", evidence=evidence,
         message=f"{who} may lock {shown}: machines with passed-through devices start through root",
         reason="VFIO locks all of the guest's memory; the launcher raises the limit as root",
-        fix=("for use without root, and then log in again:",
-             f"qlaunch host setup --user {_account(host)} --apply"),
+        fix=("for use without root, of devices that VFIO has from the host's start on (--early), "
+              "and then log in again:",
+              f"qlaunch host setup --user {_account(host)} --apply"),
     )
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
+from qlaunch.facts.acs import read_acs
+from qlaunch.facts.bootloader import grub_command, read_boot, read_os_release, which_boot
 from qlaunch.facts.health_model import (
-    Boot,
     ExaminedFacts,
     Family,
     Health,
@@ -61,20 +63,26 @@ def with_health(facts: HostFacts, root: Path = Path("/")) -> ExaminedFacts:
     """The facts, and what is read here."""
     known = {name: getattr(facts, name) for name in HostFacts.__struct_fields__}
     release = facts.kernel.release if facts.kernel else ""
-    return ExaminedFacts(**known, health=read_health(release, facts.invoker, root))
+    health = read_health(release, facts.invoker, root)
+    if facts.pci is not None:
+        health = replace(health, acs=read_acs(facts.pci, root))
+    return ExaminedFacts(**known, health=health)
 
 
 def read_health(release: str, invoker: Invoker | None, root: Path = Path("/")) -> Health:
     """The whole of it; never raises."""
     base = base_of(root)
-    about = _os_release(base)
+    about = read_os_release(base)
+    starter = read_boot(root)
+    boot = which_boot(starter)[0]
     folder = _modules_dir(base, release)
     there = bool(list_names(f"{base}/lib/modules") or list_names(f"{base}/usr/lib/modules"))
     governors, driver = _governors(base)
     return Health(
         system=about.get("PRETTY_NAME", ""),
         family=_family(about),
-        boot=_boot(base),
+        boot=boot,
+        boot_command=" ".join(grub_command(starter.programs)) if boot == "grub" else "",
         modules=_modules(base, folder),
         modules_dir=bool(folder) if folder or there else None,
         parameters={
@@ -97,12 +105,6 @@ def read_health(release: str, invoker: Invoker | None, root: Path = Path("/")) -
     )
 
 
-def _os_release(base: str) -> dict[str, str]:
-    lines = read_lines(f"{base}/etc/os-release") or read_lines(f"{base}/usr/lib/os-release")
-    pairs = (line.partition("=")[::2] for line in lines if not line.startswith("#"))
-    return {key: value.strip().strip("\"'") for key, value in pairs}
-
-
 def _family(about: dict[str, str]) -> Family:
     words = [about.get("ID", ""), *about.get("ID_LIKE", "").split()]
     for word in words:
@@ -110,19 +112,6 @@ def _family(about: dict[str, str]) -> Family:
             if word == name or word.startswith(f"{name}-"):
                 return family
     return ""
-
-
-def _boot(base: str) -> Boot:
-    """What sets the kernel's parameters here. kernelstub and grubby know the files below them."""
-    if Path(f"{base}/usr/bin/kernelstub").exists():
-        return "kernelstub"
-    if Path(f"{base}/usr/sbin/grubby").exists() or Path(f"{base}/usr/bin/grubby").exists():
-        return "grubby"
-    if Path(f"{base}/etc/default/grub").exists():
-        return "grub"
-    loaders = ("boot/loader/entries", "efi/loader/entries", "boot/efi/loader/entries")
-    found = any(list_names(f"{base}/{place}") for place in loaders)
-    return "systemd-boot" if found or Path(f"{base}/etc/kernel/cmdline").exists() else ""
 
 
 def _modules_dir(base: str, release: str) -> str:

@@ -11,11 +11,13 @@ from typing import Literal
 from msgspec import Struct, field
 
 from qlaunch.facts.model import HostFacts
-from qlaunch.values import CpuSet
+from qlaunch.values import CpuSet, PciAddress
 
 Family = Literal["", "debian", "fedora", "arch", "suse"]
-Boot = Literal["", "grub", "grubby", "kernelstub", "systemd-boot"]
+Boot = Literal["", "grub", "grubby", "kernelstub", "systemd-boot", "rpm-ostree"]
 ModuleState = Literal["loaded", "builtin", "loadable", "missing", "unknown"]
+
+PortKind = Literal["", "root port", "upstream port", "downstream port", "bridge", "other"]
 
 
 class Leftover(Struct, frozen=True, kw_only=True):
@@ -26,12 +28,24 @@ class Leftover(Struct, frozen=True, kw_only=True):
     steps: int | None = None  # lines of its journal; None: there is none, or it cannot be read
 
 
+class AcsPort(Struct, frozen=True, kw_only=True):
+    """A bridge of a group that is shared, and its Access Control Services."""
+
+    address: PciAddress
+    kind: PortKind = ""  # "bridge" is one to or of conventional PCI; "": could not tell
+    read: int = 0  # bytes of its configuration space that could be read
+    at: int | None = None  # where the capability is; None: there is none, or not in these bytes
+    capability: int = 0  # its registers
+    control: int = 0
+
+
 class Health(Struct, frozen=True, kw_only=True):
     """The host as its keeper has set it up."""
 
     system: str = ""  # PRETTY_NAME of os-release(5)
     family: Family = ""
     boot: Boot = ""  # what sets the kernel's parameters
+    boot_command: str = ""  # what makes GRUB's configuration anew
     modules: dict[str, ModuleState] = field(default_factory=dict)
     modules_dir: bool | None = None  # /lib/modules/RELEASE of the running kernel is there
     parameters: dict[str, str] = field(default_factory=dict)  # "kvm.ignore_msrs" → "N"
@@ -46,6 +60,7 @@ class Health(Struct, frozen=True, kw_only=True):
     chassis: int | None = None  # SMBIOS 7.4.1: 9 is a laptop
     programs: dict[str, str] = field(default_factory=dict)  # helpers: name → path, "" is missing
     leftovers: tuple[Leftover, ...] | None = None
+    acs: tuple[AcsPort, ...] | None = None
 
 
 class ExaminedFacts(HostFacts, frozen=True, kw_only=True):

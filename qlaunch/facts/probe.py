@@ -8,6 +8,7 @@ those of the machine that runs us.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,8 @@ VERSION = 1
 def read_facts(wanted: Wanted, root: Path = Path("/")) -> HostFacts:
     """Look at the host; a subject that is not wanted stays None.
 
-    Where KVM is wanted, `files` has /dev/kvm too: whether QEMU's account may open it. Raises
+    Where KVM is wanted, `files` has /dev/kvm too: whether QEMU's account may open it. So it has
+    the nodes of devices that VFIO has already, for an ordinary user who would not need root. Raises
     HostError for an unknown [qemu] user and for a QEMU that does not answer.
     """
     from qlaunch.facts.invoker import read_invoker
@@ -35,12 +37,15 @@ def read_facts(wanted: Wanted, root: Path = Path("/")) -> HostFacts:
     invoker = read_invoker(wanted.user, machine=wanted.machine, trusted=wanted.trusted)
     kernel = read_kernel(root)
     paths = (*wanted.files, _KVM_NODE) if wanted.kvm else wanted.files
+    pci = _pci(wanted, root, kernel.release) if wanted.pci else None
+    if not invoker.root:
+        paths = (*paths, *_vfio_nodes(pci or ()))
     facts = HostFacts(
         version=VERSION,
         host=read_attribute(f"{base}/proc/sys/kernel/hostname") or os.uname().nodename,
         kernel=kernel,
         invoker=invoker,
-        pci=_pci(wanted, root, kernel.release) if wanted.pci else None,
+        pci=pci,
         kvm=_kvm(root) if wanted.kvm else None,
         iommu=_iommu(root) if wanted.iommu else None,
         vhost_net=Path(f"{base}/dev/vhost-net").exists(),
@@ -153,6 +158,12 @@ def _pci(wanted: Wanted, root: Path, release: str) -> tuple[PciDevice, ...]:
 
         devices = with_holders(root, devices)
     return devices
+
+
+def _vfio_nodes(devices: Iterable[PciDevice]) -> list[str]:
+    """What QEMU opens for these: the container (a node of its own) and their groups."""
+    groups = {d.iommu_group for d in devices if d.driver and "vfio" in d.driver} - {None}
+    return [f"/dev/vfio/{name}" for name in ("vfio", *sorted(map(str, groups)))] if groups else []
 
 
 def read_ram(base: str) -> Ram | None:

@@ -14,6 +14,7 @@ from qlaunch.plan.memory import memlock, plan_memory
 from qlaunch.plan.model import Account, Plan
 from qlaunch.plan.pins import plan_pins
 from qlaunch.plan.platform import check_devices, check_qemu, choose_accel, ready_timeout
+from qlaunch.plan.rootless import nearly
 from qlaunch.plan.steps import ReserveHugePages, Step
 from qlaunch.plan.takeover import plan_takeover
 from qlaunch.profile.profile import Profile
@@ -29,7 +30,9 @@ def make_plan(profile: Profile, facts: HostFacts) -> Plan:
     invoker = facts.invoker
     if plan.needs_root and invoker is not None and not invoker.root:
         asked = replace(invoker, root=True, asked=invoker.uid)
+        lacking = nearly(plan, facts) if plan.cards else ()
         plan = _make(profile, replace(facts, invoker=asked))
+        plan = replace(plan, problems=(*plan.problems, *lacking))
     return plan
 
 

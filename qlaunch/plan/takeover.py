@@ -9,6 +9,7 @@ from qlaunch.facts.model import Holder, PciDevice
 from qlaunch.plan.cards import card_of, is_display
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import PlannedCard
+from qlaunch.plan.rootless import without_root
 from qlaunch.plan.steps import HoldPower, LoadModule, OwnGroup, ResetDevices, Step, TakeDevice
 from qlaunch.values import PciAddress
 
@@ -73,7 +74,7 @@ def plan_takeover(draft: Draft, cards: Sequence[PlannedCard]) -> list[Step]:
         )
     steps += _resets(draft, cards)
     steps += _group_nodes(draft, cards)
-    return steps
+    return without_root(draft, cards, steps)
 
 
 def load_driver(driver: str, module: str, why: str = "") -> LoadModule:

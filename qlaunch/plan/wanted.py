@@ -46,9 +46,11 @@ def facts_wanted(profile: Profile, *, holders: bool, trusted: bool = False) -> W
 
 
 def _asks_much(profile: Profile) -> bool:
-    """Of the scheduler, or memory that is locked."""
+    """Of the scheduler, or memory that is locked, as VFIO does."""
     cpu, memory = profile.cpu, profile.memory
-    return cpu.sched is not None or cpu.nice is not None or (memory is not None and memory.lock)
+    if profile.pci or (memory is not None and memory.lock):
+        return True
+    return cpu.sched is not None or cpu.nice is not None
 
 
 def _needs_desktop(profile: Profile) -> bool:

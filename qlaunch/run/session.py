@@ -303,7 +303,7 @@ class Session:
 
 def _locks(plan: Plan) -> bool:
     """Within an ordinary user's limit: a plan for which that is too low needs root."""
-    return plan.memory is not None and plan.memory.lock
+    return bool(plan.cards) or (plan.memory is not None and plan.memory.lock)
 
 
 def _starting_cpus(plan: Plan) -> CpuSet | None:

@@ -1,4 +1,4 @@
-"""Which boot loader starts the host, and which kernel parameters it has.
+"""Which kernel parameters the host's boot loader has, and what to say where it cannot be told.
 
 Read are GRUB's /etc/default/grub and, where grub-mkconfig reads it too, /etc/default/grub.d; the
 `options` lines of loader entries (UAPI Boot Loader Specification, type #1), which Fedora's GRUB
@@ -11,42 +11,33 @@ import json
 import re
 
 from qlaunch.errors import Problem
+from qlaunch.facts.bootloader import (
+    ENTRY_DIRS,
+    GRUB,
+    KERNELSTUB,
+    LOADER_CONFS,
+    linux_entries,
+    which_boot,
+)
 from qlaunch.setup.model import Boot, SetupFacts
 
-GRUB = "/etc/default/grub"
 CMDLINE = "/etc/kernel/cmdline"
 CMDLINE_OF_VENDOR = "/usr/lib/kernel/cmdline"
-KERNELSTUB = "/etc/kernelstub/configuration"
-ENTRY_DIRS = ("/efi/loader/entries", "/boot/efi/loader/entries", "/boot/loader/entries")
-LOADER_CONFS = tuple(d.replace("/entries", "/loader.conf") for d in ENTRY_DIRS)
 _SHELL_WORDS = re.compile(r"^\s*(?:export\s+)?GRUB_CMDLINE_LINUX(?:_DEFAULT)?\+?=(.*)$", re.M)
 _RESCUE = re.compile(r"fallback|rescue|recovery", re.I)
 
 
 def find_boot(facts: SetupFacts) -> tuple[Boot, tuple[Problem, ...]]:
-    """Which boot loader's parameters count, or why that cannot be told.
-
-    Where two are installed, the firmware variable LoaderInfo says which one started the system
-    (systemd's Boot Loader Interface; GRUB writes it since 2.12).
-    """
-    known = _by_tool(facts)
-    if known:
-        return known, ()
-    systemd = any(path in facts.files for path in LOADER_CONFS) or bool(linux_entries(facts))
-    grub = GRUB in facts.files
-    if not (systemd or grub) or (facts.loader.startswith("systemd-boot") and not systemd):
-        return "", (nothing_found(facts),)
-    if systemd and grub:
-        return _of_two(facts)
-    return ("systemd-boot", ()) if systemd else ("grub", tuple(_unsure(facts)))
-
-
-def _unsure(facts: SetupFacts) -> list[Problem]:
-    """An ordinary user may not see the boot partition, and so not all loaders."""
-    if facts.loader or not set(facts.denied) & {*LOADER_CONFS, *ENTRY_DIRS}:
-        return []
-    return [Problem("this user may not look into the boot partition; GRUB is taken for granted",
-                    severity="note", hint="as root: qlaunch host setup … is sure")]
+    """Which boot loader's parameters count, or why that cannot be told."""
+    boot, doubt = which_boot(facts)
+    if doubt == "none":
+        return boot, (nothing_found(facts),)
+    if doubt == "both":
+        return boot, (_two(facts),)
+    return boot, () if not doubt else (
+        Problem("this user may not look into the boot partition; GRUB is taken for granted",
+                severity="note", hint="as root: qlaunch host setup … is sure"),
+    )
 
 
 def lacking(boot: Boot, facts: SetupFacts) -> Problem | None:
@@ -61,26 +52,12 @@ def lacking(boot: Boot, facts: SetupFacts) -> Problem | None:
                    hint="leave --boot out: it is found out by itself")
 
 
-def _by_tool(facts: SetupFacts) -> Boot:
-    """A tool that has the last word on the parameters, whatever starts the host."""
-    if facts.ostree and "rpm-ostree" in facts.programs:
-        return "rpm-ostree"
-    if "kernelstub" in facts.programs and KERNELSTUB in facts.files:
-        return "kernelstub"
-    fedora = {"fedora", "rhel"} & {facts.id, *facts.like}
-    return "grubby" if fedora and "grubby" in facts.programs else ""
-
-
-def _of_two(facts: SetupFacts) -> tuple[Boot, tuple[Problem, ...]]:
-    if facts.loader.startswith("systemd-boot"):
-        return "systemd-boot", ()
-    if facts.loader.startswith("GRUB"):
-        return "grub", ()
-    return "", (Problem(
+def _two(facts: SetupFacts) -> Problem:
+    return Problem(
         "both GRUB and systemd-boot are installed; which one starts this host cannot be told",
         found=f"{GRUB}, {next((p for p in LOADER_CONFS if p in facts.files), ENTRY_DIRS[-1])}",
         hint="say which: --boot grub or --boot systemd-boot",
-    ),)
+    )
 
 
 def nothing_found(facts: SetupFacts) -> Problem:
@@ -163,14 +140,6 @@ def kernelstub_options(facts: SetupFacts) -> list[str]:
     except (ValueError, AttributeError):
         return []
     return options.split() if isinstance(options, str) else [str(o) for o in options]
-
-
-def linux_entries(facts: SetupFacts) -> dict[str, str]:
-    """Loader entries that start Linux."""
-    return {
-        path: text for path, text in facts.files.items()
-        if path.rpartition("/")[0] in ENTRY_DIRS and re.search(r"^linux\s", text, re.M)
-    }
 
 
 def entry_words(text: str) -> list[str]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from qlaunch.errors import Problem
+from qlaunch.facts.bootloader import BootFacts
 from qlaunch.facts.model import PciDevice
 from qlaunch.values import PciAddress, Size
 
@@ -50,15 +51,10 @@ class KernelImage(Struct, frozen=True, kw_only=True):
     initrd: str = ""
 
 
-class SetupFacts(Struct, frozen=True, kw_only=True):
-    """The host, as far as its setup depends on it."""
+class SetupFacts(BootFacts, frozen=True, kw_only=True):
+    """The host, as far as its setup depends on it; `files` has all that may be changed."""
 
-    id: str = ""  # ID of os-release(5)
-    like: tuple[str, ...] = ()  # ID_LIKE
     token: tuple[str, ...] = ()  # what kernel-install may begin an entry's name with
-    loader: str = ""  # the firmware variable LoaderInfo: "GRUB 2.12", "systemd-boot 252"
-    ostree: bool = False
-    programs: frozenset[str] = frozenset()
     grub_dropins: bool = False  # grub-mkconfig reads /etc/default/grub.d
     mkinitcpio_dropins: bool = False  # mkinitcpio reads /etc/mkinitcpio.conf.d
     kernels: tuple[KernelImage, ...] = ()
@@ -67,11 +63,10 @@ class SetupFacts(Struct, frozen=True, kw_only=True):
     page: int = 2 << 20  # bytes of the default huge page
     memory: int | None = None  # bytes in the machine; None: could not tell
     cmdline: str = ""  # of the running kernel
-    files: dict[str, str] = {}  # what may be changed or tells of parameters, and is there
-    denied: tuple[str, ...] = ()  # of these, what this user may not read
     pci: tuple[PciDevice, ...] | None = None  # None: nobody asked for early binding
-    drivers: dict[str, tuple[str, ...]] = {}  # of each early device: modules that would take it
-    users: dict[str, int] = {}  # name → uid
+    # Of each early device: modules that would take it.
+    drivers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    users: dict[str, int] = field(default_factory=dict)  # name → uid
 
 
 Subject = Literal["", "boot", "initramfs", "udev", "systemd"]

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from qlaunch.errors import Problem
+from qlaunch.facts.bootloader import GRUB, grub_command, linux_entries
 from qlaunch.setup.boot import (
     CMDLINE,
-    GRUB,
     cmdline_text,
     entry_words,
     kernelstub_options,
-    linux_entries,
     nothing_found,
     systemd_places,
 )
@@ -106,7 +105,7 @@ def boot_commands(boot: Boot, facts: SetupFacts) -> tuple[tuple[str, ...], ...]:
     (kernel-install(8)); where there are no entries, a unified kernel image takes it in.
     """
     if boot == "grub":
-        return (_grub_command(facts),)
+        return (grub_command(facts.programs) or grub_command(("grub-mkconfig",)),)
     if boot != "systemd-boot":
         return ()
     if "reinstall-kernels" in facts.programs:
@@ -114,14 +113,6 @@ def boot_commands(boot: Boot, facts: SetupFacts) -> tuple[tuple[str, ...], ...]:
     if "kernel-install" in facts.programs and linux_entries(facts):
         return tuple(_kernel_install(k) for k in facts.kernels if k.image)
     return (("mkinitcpio", "-P"),) if "mkinitcpio" in facts.programs else ()
-
-
-def _grub_command(facts: SetupFacts) -> tuple[str, ...]:
-    if "update-grub" in facts.programs:
-        return ("update-grub",)
-    if "grub2-mkconfig" in facts.programs:
-        return ("grub2-mkconfig", "-o", "/boot/grub2/grub.cfg")
-    return ("grub-mkconfig", "-o", "/boot/grub/grub.cfg")
 
 
 def _kernel_install(kernel: KernelImage) -> tuple[str, ...]:

@@ -17,6 +17,15 @@ from msgspec import DecodeError
 
 from qlaunch.codec import from_json
 from qlaunch.errors import HostError, Problem
+from qlaunch.facts import bootloader
+from qlaunch.facts.bootloader import (
+    find_tool,
+    is_ostree,
+    names_in,
+    read_loader,
+    read_os_release,
+    read_text,
+)
 from qlaunch.facts.model import PciDevice
 from qlaunch.facts.tree import base_of, list_names, read_attribute, read_lines, read_whole
 from qlaunch.setup import boot, early, files
@@ -24,24 +33,23 @@ from qlaunch.setup.model import RECORD_PATH, KernelImage, Record, SetupFacts, Wi
 from qlaunch.setup.parameters import GRUB_DROPIN
 from qlaunch.values import PciAddress
 
-_BIN = ("usr/bin", "usr/sbin", "bin", "sbin", "usr/local/bin", "usr/local/sbin")
 _PROGRAMS = (
-    "update-grub", "grub-mkconfig", "grub2-mkconfig", "grubby", "kernelstub", "rpm-ostree",
+    *bootloader.TOOLS,
     "kernel-install", "reinstall-kernels", "update-initramfs", "mkinitramfs", "dracut",
     "mkinitcpio", "udevadm", "systemctl",
 )  # fmt: skip
 _SINGLE = (
-    boot.GRUB, boot.CMDLINE, boot.CMDLINE_OF_VENDOR, boot.KERNELSTUB, *boot.LOADER_CONFS,
+    bootloader.GRUB, boot.CMDLINE, boot.CMDLINE_OF_VENDOR, bootloader.KERNELSTUB,
+    *bootloader.LOADER_CONFS,
     GRUB_DROPIN, early.MODPROBE, early.INITRAMFS_MODULES, early.DRACUT, early.MKINITCPIO,
     early.MKINITCPIO_DROPIN, files.MODULES, files.SYSCTL, files.UDEV, files.LIMITS,
 )  # fmt: skip
-_LOADER_INFO = "sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 
 
 def read_setup(root: Path, wishes: Wishes, record: Record | None) -> SetupFacts:
     """What the setup depends on. PCI devices only where early binding is asked for."""
     base = base_of(root)
-    release = _os_release(base)
+    release = read_os_release(base)
     users = _users(base, wishes.user)
     kernels = tuple(_kernels(base))
     running = _running(base, kernels)
@@ -49,9 +57,9 @@ def read_setup(root: Path, wishes: Wishes, record: Record | None) -> SetupFacts:
     texts, denied = _files(base, wishes, users, record)
     return SetupFacts(
         id=release.get("ID", ""), like=tuple(release.get("ID_LIKE", "").split()),
-        token=tuple(_tokens(base, release)), loader=_loader(base),
-        ostree=Path(f"{base}/run/ostree-booted").exists() or Path(f"{base}/ostree/repo").is_dir(),
-        programs=frozenset(p for p in _PROGRAMS if _program(base, p) and _answers(base, p)),
+        token=tuple(_tokens(base, release)), loader=read_loader(base),
+        ostree=is_ostree(base),
+        programs=frozenset(p for p in _PROGRAMS if find_tool(base, p) and _answers(base, p)),
         grub_dropins=_mentions(base, ("grub-mkconfig", "grub2-mkconfig"), b"/default/grub.d"),
         mkinitcpio_dropins=_mentions(base, ("mkinitcpio",), b"mkinitcpio.conf.d"),
         kernels=kernels, builtin=_builtin(base, running), cpu=_cpu(base),
@@ -92,36 +100,17 @@ def _files(
     paths.update(dict.fromkeys(p.path for p in record.parts) if record else {})
     denied: list[str] = []
     for directory, ending in (("/etc/default/grub.d", ".cfg"),
-                              *((d, ".conf") for d in boot.ENTRY_DIRS)):
-        names = _names(base + directory)
+                              *((d, ".conf") for d in bootloader.ENTRY_DIRS)):
+        names = names_in(base + directory)
         if names is None:
             denied.append(directory)
         paths.update(dict.fromkeys(f"{directory}/{n}" for n in names or () if n.endswith(ending)))
     texts: dict[str, str] = {}
     for path in paths:
-        try:
-            raw = Path(base + path).read_bytes()
-        except PermissionError:
-            denied.append(path)
-        except OSError:
-            continue
-        else:
-            texts[path] = raw.decode("utf-8", "surrogateescape")
+        text = read_text(base, path, denied)
+        if text is not None:
+            texts[path] = text
     return texts, tuple(denied)
-
-
-def _names(path: str) -> list[str] | None:
-    """A directory's entries; None when they may not be seen."""
-    try:
-        return sorted(entry.name for entry in Path(path).iterdir())
-    except PermissionError:
-        return None
-    except OSError:
-        return []
-
-
-def _program(base: str, name: str) -> str:
-    return next((p for d in _BIN if Path(p := f"{base}/{d}/{name}").is_file()), "")
 
 
 def _answers(base: str, name: str) -> bool:
@@ -132,20 +121,10 @@ def _answers(base: str, name: str) -> bool:
 
 def _mentions(base: str, names: Sequence[str], text: bytes) -> bool:
     """Whether a script names this directory: then it reads what lies in it."""
-    return any(text in (read_whole(p) or b"") for n in names if (p := _program(base, n)))
+    return any(text in (read_whole(p) or b"") for n in names if (p := find_tool(base, n)))
 
 
 # -- what the host is -------------------------------------------------------------------------
-
-
-def _os_release(base: str) -> dict[str, str]:
-    """os-release(5)."""
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        lines = read_lines(base + path)
-        if lines:
-            pairs = (line.partition("=") for line in lines if "=" in line and line[0] != "#")
-            return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
-    return {}
 
 
 def _tokens(base: str, release: dict[str, str]) -> Iterator[str]:
@@ -155,12 +134,6 @@ def _tokens(base: str, release: dict[str, str]) -> Iterator[str]:
         if text:
             yield text
     yield from (release[key] for key in ("ID", "IMAGE_ID") if release.get(key))
-
-
-def _loader(base: str) -> str:
-    """An EFI variable: four bytes of attributes, then UTF-16."""
-    raw = read_whole(f"{base}/{_LOADER_INFO}", 4096) or b""
-    return raw[4:].decode("utf-16-le", "replace").rstrip("\0")
 
 
 def _kernels(base: str) -> Iterator[KernelImage]:

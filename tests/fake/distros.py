@@ -171,15 +171,46 @@ def unified(tree: Tree) -> None:
     tree.write("etc/kernel/cmdline", "root=PARTUUID=3-4 rw quiet")
 
 
+def suse(tree: Tree) -> None:
+    """openSUSE: GRUB, whose tools are called grub2-…; no drop-ins, no grubby."""
+    _common(tree, "GenuineIntel", 'ID="opensuse-tumbleweed"\nID_LIKE="opensuse suse"',
+            "6.9.1-1-default", "grub2-mkconfig", "dracut")
+    tree.write("etc/default/grub", GRUB_DEBIAN.encode())
+
+
+def rhel(tree: Tree) -> None:
+    """A rebuild of RHEL without grubby, which is a package of its own."""
+    _common(tree, "GenuineIntel", 'ID="rocky"\nID_LIKE="rhel centos fedora"',
+            "5.14.0-427.el9.x86_64", "grub2-mkconfig", "dracut")
+    tree.write("etc/default/grub", GRUB_FEDORA.encode())
+
+
+def silverblue(tree: Tree) -> None:
+    """Fedora Silverblue: rpm-ostree keeps the parameters, whatever else is there."""
+    fedora(tree)
+    tree.write("usr/bin/rpm-ostree", "#!/bin/sh")
+    tree.write("run/ostree-booted")
+
+
+def arch_grubby(tree: Tree) -> None:
+    """Arch with GRUB and, of the AUR, grubby: nobody's loader entries there are its own."""
+    arch_grub(tree)
+    tree.write("usr/bin/grubby", "#!/bin/sh")
+
+
 MORE: dict[str, Callable[[Tree], None]] = {
     "arch-grub": arch_grub, "kernel-install": kernel_install, "unified": unified,
+}
+# Of whom only the boot loader is looked at.
+LOADERS: dict[str, Callable[[Tree], None]] = {
+    "suse": suse, "rhel": rhel, "silverblue": silverblue, "arch-grubby": arch_grubby,
 }
 
 
 def make_root(name: str, root: Path) -> Tree:
     """One of them below `root`."""
     tree = Tree(root)
-    (DISTROS | MORE)[name](tree)
+    (DISTROS | MORE | LOADERS)[name](tree)
     return tree
 
 

@@ -78,8 +78,14 @@ def test_off_on_the_kernels_command_line(tmp_path: Path) -> None:
     ("files", "first"),
     [
         ({}, "add intel_iommu=on to GRUB_CMDLINE_LINUX_DEFAULT in /etc/default/grub"),
-        ({"usr/bin/kernelstub": ""}, "sudo kernelstub -a intel_iommu=on"),
-        ({"usr/sbin/grubby": ""}, "sudo grubby --update-kernel=ALL --args=intel_iommu=on"),
+        ({"usr/bin/kernelstub": "", "etc/kernelstub/configuration": "{}"},
+         "sudo kernelstub -a intel_iommu=on"),
+        ({"usr/sbin/grubby": "", "etc/os-release": "ID=fedora"},
+         "sudo grubby --update-kernel=ALL --args=intel_iommu=on"),
+        ({"usr/sbin/grubby": ""},
+         "add intel_iommu=on to GRUB_CMDLINE_LINUX_DEFAULT in /etc/default/grub"),
+        ({"usr/bin/rpm-ostree": "", "run/ostree-booted": ""},
+         "sudo rpm-ostree kargs --append-if-missing=intel_iommu=on"),
     ],
 )
 def test_the_boot_loaders_own_command(tmp_path: Path, files: dict[str, str], first: str) -> None:
@@ -98,7 +104,7 @@ def test_systemd_boot_and_no_loader_known(tmp_path: Path) -> None:
     tree.write("sys/firmware/acpi/tables/DMAR", b"DMAR")
     (tmp_path / "etc/default/grub").unlink()
     assert "in the boot loader" in of(examine_tree(tree), "IOMMU").fix[3]
-    tree.write("boot/loader/entries/arch.conf", "options quiet")
+    tree.write("boot/loader/entries/arch.conf", "linux /vmlinuz\noptions quiet")
     assert "/boot/loader/entries/*.conf" in of(examine_tree(tree), "IOMMU").fix[3]
 
 
@@ -150,6 +156,23 @@ def test_what_is_known_of_a_card(tmp_path: Path) -> None:
     assert one.devices == ("0000:03:00.0",)
     assert "10de:1200" in one.evidence[0].value
     assert "https://" in one.reason
+
+
+def test_what_is_known_of_many_is_told_once() -> None:
+    """Virtual functions by number, beside the card that they are slices of."""
+    facts = from_json((TOP / "tests/data/facts/ada-server.json").read_bytes(), ExaminedFacts)
+    known = [f for f in examine(facts) if f.subject == "quirks"]
+    texts = [f.message.partition(": ")[2] for f in known]
+    assert len(texts) == len(set(texts)) > 0
+    card = next(d for d in facts.pci or () if d.sriov_count)
+    for one in known:
+        assert one.message.startswith(f"{card.address} and its {card.sriov_count} virtual functi")
+        assert len(one.devices) == 1 + (card.sriov_count or 0)
+        assert [e.value for e in one.evidence] == [card.id]
+    pair = tuple(replace(d, physfn=None) for d in facts.pci or () if d.address in one.devices[:2])
+    names = {f.message.partition(": ")[0] for f in examine(replace(facts, pci=pair))
+             if f.subject == "quirks"}
+    assert names == {", ".join(one.devices[:2])}
 
 
 def test_qemu_is_missing(tmp_path: Path) -> None:
