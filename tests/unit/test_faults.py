@@ -133,8 +133,12 @@ def test_the_comparison_sees_all(kernel: WholeKernel) -> None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_some_steps(kernel: WholeKernel, moment: Moment, record_property: Tell) -> None:
+def test_some_steps(
+    kernel: WholeKernel, moment: Moment, record_property: Tell, request: pytest.FixtureRequest
+) -> None:
     """Each moment at some of the cases, others than the moment before."""
+    if request.config.getoption("--nightly"):
+        pytest.skip("all of them are tried")
     first = MOMENTS.index(moment) % SHARE
 
     def ways(number: int) -> tuple[Way, ...]:
