@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from shlex import join, quote, split
@@ -60,6 +59,8 @@ def _as_root(root: str, via: str) -> str:
 
 def own_command() -> str:
     """This qlaunch, as sudo and root's shell find it."""
+    import shutil
+
     program = _program()
     if program is None:
         return f"{quote(sys.executable)} -m qlaunch"

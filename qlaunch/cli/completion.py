@@ -1,8 +1,8 @@
 """Completion for shells: the candidates for a word, and the few lines by which
 bash, zsh and fish ask for them.
 
-Verbs, options and what they can be are known, and what there is here is looked up:
-profiles, machines and their devices, PCI addresses, ssh's hosts.
+Verbs, options and what they can be are known, and what there is here is looked
+up: profiles, machines and their devices, PCI addresses, ssh's hosts.
 """
 
 from __future__ import annotations

@@ -64,13 +64,21 @@ def shell(request: pytest.FixtureRequest) -> list[str]:
     return SHELLS[request.param]
 
 
+def begun(process: subprocess.Popen[bytes]) -> None:
+    """Popen returns when the old program is gone, and the new one's words may not be there yet."""
+    deadline = time.monotonic() + 60
+    while b"sleep" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def sleeper() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def sleeper(**environ: str) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen(["sleep", "60"], env={**os.environ, **environ}))
-        time.sleep(0.1)  # until it has become sleep
+        begun(started[-1])
         return started[-1]
 
     yield sleeper
@@ -134,6 +142,7 @@ def test_what_root_does_for_a_user_is_ended_by_name(
         guard = Guard(directory, shell, hang_up=True, uid=UID)
         there = guard.ready()
         verb = subprocess.Popen(["sh", "-c", "sleep 60; true", str(there / "a b.sent")])
+        begun(verb)
         (there / "pid").write_text(f"{verb.pid}\n")
         guard.end()
         assert verb.poll() is None
