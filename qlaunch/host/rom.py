@@ -102,8 +102,8 @@ def doubts(rom: bytes, ident: str, *, boot_vga: bool) -> list[Problem]:
         told.append(
             Problem("the host started with this card: what the kernel shows may be the copy in "
                     "memory that the card's own start has changed", severity="warning",
-                    hint="read it once while another card is the first, or with the card on "
-                    "vfio-pci after a reset")
+                    hint="read it once while another card is the first: a reset does not help, nor "
+                    "does another driver")
         )
     if not found:
         told.append(Problem("it has no PCI data structure", severity="warning",

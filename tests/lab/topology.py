@@ -70,11 +70,19 @@ NVME = (
     "sriov_vi_flexible=2,max_ioqpairs=8,msix_qsize=8",
 )
 
+# For what a host keeps on it: zeros, and what was written in a file of QEMU's without a name.
+NVME_DISK = (
+    "-drive if=none,id=disk0,format=raw,file.driver=null-co,file.read-zeroes=on,file.size=64M,"
+    "snapshot=on",
+    "-device nvme-ns,drive=disk0",
+)
+
 # A pcie-root-port has ACS: everything below gets a group of its own, virtual functions too.
 OTHER_DEVICES = (
     "-device pcie-root-port,id=rp2,bus=pcie.0,chassis=2,slot=2,addr=0x11",
     "-device e1000e,id=nic0,bus=rp2,mac=52:54:00:00:00:01",
     *NVME,
+    *NVME_DISK,
     "-device qemu-xhci,id=usb0,bus=pcie.0,addr=0x13",
     "-device usb-tablet,id=labtablet0,bus=usb0.0",
     # The one above goes to guests; what is plugged into this one goes by itself.
@@ -84,7 +92,8 @@ OTHER_DEVICES = (
 
 CARD = Topology(
     name="card",
-    summary="a graphics card with audio as boot VGA; a NIC, an SR-IOV NVMe and a USB controller",
+    summary="a graphics card with audio as boot VGA; a NIC, an SR-IOV NVMe with a disk and a USB "
+    "controller",
     options=(*IOMMU, *GRAPHICS_CARD, *OTHER_DEVICES),
     modules=("bochs", "snd_hda_intel", "vfio-pci", "e1000e", "nvme", "xhci_pci"),
     cpus="4,sockets=1,cores=2,threads=2",

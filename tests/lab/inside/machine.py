@@ -117,10 +117,12 @@ class Run:
             qlaunch("stop", self.name, "--force")
 
 
-def qlaunch(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def qlaunch(
+    *words: str, timeout: float = 120, program: Sequence[str] = ("-m", "qlaunch")
+) -> subprocess.CompletedProcess[str]:
     """One verb, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "qlaunch", *words], capture_output=True, text=True, check=False,
+        [sys.executable, *program, *words], capture_output=True, text=True, check=False,
         timeout=timeout, stdin=subprocess.DEVNULL, cwd="/",
     )
 

@@ -39,7 +39,9 @@ last=
 while true; do
   now=
   for device in /sys/bus/pci/devices/*; do
-    case "$(cat $device/vendor):$(cat $device/device)" in 0x8086:0x10d3) now=here;; esac
+    vendor= number=
+    read -r vendor < $device/vendor && read -r number < $device/device
+    [ "$vendor:$number" = 0x8086:0x10d3 ] && now=here
   done
   [ "$now" = "$last" ] || echo "guest: network: ${now:-gone}"
   last=$now
@@ -75,8 +77,9 @@ class Started:
         self.run = Run([sys.executable, "-m", "qlaunch", "run", str(profile)], self.name)
 
     def wait_for(self, text: str, count: int = 1) -> None:
-        until(lambda: self.said.count(text) >= count,
+        until(lambda: self.said.count(text) >= count or self.run.process.poll() is not None,
               lambda: f"{text} x{count}: {self.said[-2000:]}\n{self.run.said}")
+        assert self.said.count(text) >= count, self.run.said
 
     @property
     def said(self) -> str:

@@ -30,6 +30,8 @@ from .monitor import Monitor
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("nothing_left")]
 
 TAKEN = (GRAPHICS, AUDIO, NETWORK, USB)
+# One before the host is touched, one amidst it, QEMU paused, the guest running, on the way back.
+BY_DAY = (4, 6, 8, 9, 10)
 AT_STAGE = str(ROOT / "tests/fake/at_stage.py")
 
 
@@ -58,7 +60,7 @@ def wait_running(run: Run) -> None:
     assert run.process.poll() is None, run.said
 
 
-@pytest.mark.parametrize("time_round", [1, 2])
+@pytest.mark.parametrize("time_round", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_a_guest_draws_on_the_card_and_the_card_comes_back(
     time_round: int, machine: Machine, running: Run, monitor: Monitor, screens: Path,
     tmp_path: Path, boot_disk: Path,
@@ -143,7 +145,10 @@ def test_qemu_killed_for_want_of_memory(machine: Machine) -> None:
         run.end()
 
 
-@pytest.mark.parametrize("stage", range(2, 12))
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(n, marks=[] if n in BY_DAY else [pytest.mark.nightly]) for n in range(2, 12)],
+)
 def test_launcher_killed_at_a_stage_then_recover(
     stage: int, tmp_path: Path, boot_disk: Path
 ) -> None:

@@ -20,10 +20,11 @@ from qlaunch.host import sysfs
 from qlaunch.host.handler import Host
 
 from .host import NETWORK, NVME
-from .machine import Run, qemu_of, qlaunch
+from .machine import ROOT, Run, qemu_of, qlaunch
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("nothing_left")]
 
+IMPATIENT = (str(ROOT / "tests/fake/impatient.py"), "5")
 PIDFD_GETFD = 438  # asm-generic/unistd.h
 PROFILE = """\
 name = "{name}"
@@ -89,7 +90,7 @@ def write_that_hangs(profile: Path) -> None:
     with pytest.raises(StuckError, match="did not return within 5 s"):
         sysfs.guarded_write(Host(deadline=5.0), path, NETWORK.address, "unbinding")
     others_answer(profile)
-    again = qlaunch("recover", "stuck7", timeout=300)
+    again = qlaunch("recover", "stuck7", timeout=300, program=IMPATIENT)
     assert again.returncode == 3, again.stderr
     assert NETWORK.driver is None  # the link goes before the driver does (drivers/base/dd.c)
 
