@@ -95,8 +95,9 @@ def watch_power(kernel: FakeKernel, address: str) -> Path:
     told.touch()
 
     def look(path: str, text: str) -> None:
-        allowed = kernel.read(address, "d3cold_allowed") != "0"
-        if allowed and kernel.driver_of(address) == "vfio-pci":
+        if kernel.driver_of(address) != "vfio-pci":  # it may be off the bus
+            return
+        if kernel.read(address, "d3cold_allowed") != "0":
             with told.open("a") as file:
                 file.write(f"{path} {text}\n")
 
