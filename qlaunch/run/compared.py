@@ -66,11 +66,10 @@ def device_state(host: Host, addresses: Iterable[PciAddress]) -> dict[str, str]:
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
-    """One sentence each; what is there at one time only counts too."""
+    """One sentence each. What cannot be read of a device that is gone or hangs is told by that."""
     return tuple(
-        f"{key}: was {before.get(key) or 'empty'}, is {after.get(key) or 'empty'}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, "") != after.get(key, "")
+        f"{key}: was {before.get(key) or 'empty'}, is {text or 'empty'}"
+        for key, text in sorted(after.items()) if before.get(key, "") != text
     )
 
 
