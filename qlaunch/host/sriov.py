@@ -161,7 +161,8 @@ def _by_hand(step: EnableVfs) -> str:
     """Ours are off again before anybody can plan with where they are."""
     path = f"/sys/bus/pci/devices/{step.address}"
     return (
-        f"echo 0 > {path}/sriov_drivers_autoprobe; echo {step.count} > {path}/sriov_numvfs; "
+        f"echo 0 | sudo tee {path}/sriov_drivers_autoprobe; "
+        f"echo {step.count} | sudo tee {path}/sriov_numvfs; "
         "then start again, and the plan sees them"
     )
 

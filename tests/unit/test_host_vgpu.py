@@ -355,7 +355,8 @@ class TestVirtualFunctions:
         with pytest.raises(HostError, match="not where it was expected") as told:
             handler.apply(kernel.host(), step, captured)
         handler.undo(kernel.host(), step, captured)  # so the next start sees none of them
-        assert f"echo 2 > /sys/bus/pci/devices/{NVME}/sriov_numvfs" in told.value.problems[0].hint
+        by_hand = f"echo 2 | sudo tee /sys/bus/pci/devices/{NVME}/sriov_numvfs"
+        assert by_hand in told.value.problems[0].hint
 
     def test_a_function_elsewhere_than_planned_of_those_that_were_on_is_for_the_next_start(
         self, kernel: VgpuKernel
