@@ -67,8 +67,8 @@ def memlock(host: Host) -> Iterator[Finding]:
         message=f"{who} may lock {shown}: machines with passed-through devices start through root",
         reason="VFIO locks all of the guest's memory; the launcher raises the limit as root",
         fix=("for use without root, of devices that VFIO has from the host's start on (--early), "
-              "and then log in again:",
-              f"qlaunch host setup --user {_account(host)} --apply"),
+             "and then log in again:",
+             f"qlaunch host setup --user {_account(host)} --apply"),
     )
 
 
