@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .machine import host_state
 from .monitor import Monitor
+from .slices import load_samples
+from .state import changed, host_state
 
 ROOT = Path(__file__).resolve().parents[3]
 DISK_SIZE = 1 << 20  # SeaBIOS boots no disk below one cylinder, 516096 bytes
@@ -48,9 +50,7 @@ def nothing_left() -> Iterator[None]:
     """The host is as it was, whatever the test did."""
     before = host_state()
     yield
-    after = host_state()
-    assert {k: (before.get(k), v) for k, v in after.items() if before.get(k) != v} == {}
-    assert before.keys() == after.keys()
+    assert changed(before, host_state()) == {}
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +66,23 @@ def boot_disk(tmp_path: Path) -> Path:
     shutil.copyfile(ROOT / "qlaunch/data/bootsector.bin", disk)
     os.truncate(disk, DISK_SIZE)
     return disk
+
+
+@pytest.fixture(scope="session")
+def samples() -> None:
+    """The kernel's sample mediated devices, and one that is somebody else's."""
+    load_samples()
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """Where QEMU's account can read, and write in `out`."""
+    made = subprocess.run(
+        ["mktemp", "-d", "/tmp/lab-XXXXXX"], capture_output=True, text=True, check=True
+    )
+    directory = Path(made.stdout.strip())
+    directory.chmod(0o755)
+    (directory / "out").mkdir()
+    (directory / "out").chmod(0o777)
+    yield directory
+    subprocess.run(["rm", "-r", str(directory)], check=True)

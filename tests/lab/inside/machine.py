@@ -1,5 +1,5 @@
 """The machines under test in the lab, the profile of source 004 with this host's addresses and the
-head of a small Linux guest's; and the host's state to compare before and after.
+head of a small Linux guest's.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .host import PCI
+from .state import RUN, cmdline
 
 ROOT = Path(__file__).resolve().parents[3]
 ROM = "/usr/share/seabios/vgabios-stdvga.bin"
-RUN = Path("/run/qlaunch")
 
 PROFILE = """\
 extends = "{root}/profiles/win7.toml"
@@ -162,36 +161,6 @@ def ask(name: str, *commands: dict[str, object]) -> list[object]:
     return answers[1:]
 
 
-def host_state() -> dict[str, str]:
-    """Everything a run may change: what must be equal before and after.
-
-    Once udev has seen all: an interface that came back has its name by then.
-    """
-    if Path("/run/udev/control").exists():
-        subprocess.run(["udevadm", "settle", "--timeout=60"], check=True)
-    state: dict[str, str] = {}
-    for device in sorted((PCI / "devices").iterdir()):
-        driver = device / "driver"
-        state[f"{device.name} driver"] = driver.resolve().name if driver.exists() else ""
-        for name in (
-            "driver_override", "reset_method", "d3cold_allowed", "power/control", "sriov_numvfs",
-        ):
-            if (device / name).exists():
-                state[f"{device.name} {name}"] = (device / name).read_text().strip()
-    vfio = Path("/dev/vfio")
-    state["groups"] = " ".join(sorted(p.name for p in vfio.iterdir() if p.name != "vfio"))
-    cgroups = Path("/sys/fs/cgroup")
-    state["cgroups"] = " ".join(sorted(str(p) for p in cgroups.rglob("*") if p.is_dir()))
-    if (cgroups / "cgroup.subtree_control").exists():
-        state["controllers"] = (cgroups / "cgroup.subtree_control").read_text()
-    # Links of the devices themselves come back under the same name.
-    state["links"] = " ".join(sorted(p.name for p in Path("/sys/class/net").iterdir()))
-    state["run"] = " ".join(
-        sorted(str(p) for p in RUN.rglob("*") if p.is_file() and p.name != ".host.lock")
-    )
-    return state
-
-
 def uid_of(name: str) -> int:
     """The uid that QEMU of a machine of root's runs as: one of the machine's own."""
     return int(Path("/var/lib/qlaunch", name, "uid").read_text())
@@ -201,17 +170,10 @@ def qemu_of(name: str) -> int:
     """Pid of the machine's QEMU."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            words = _cmdline(entry)
+            words = cmdline(entry)
             if words and words[0].endswith("qemu-system-x86_64") and f"guest={name}," in words[2]:
                 return int(entry.name)
     raise ProcessLookupError(name)
-
-
-def _cmdline(process: Path) -> list[str]:
-    try:
-        return (process / "cmdline").read_text(errors="replace").split("\0")
-    except OSError:
-        return []
 
 
 def threads(pid: int) -> dict[str, set[int]]:

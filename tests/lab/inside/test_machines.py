@@ -18,10 +18,11 @@ import pytest
 from tests.fake.guest import Guest, make_guest
 
 from .host import PCI, USB
-from .machine import LINUX, Run, host_state, qemu_of, qlaunch, threads, uid_of, until
+from .machine import LINUX, Run, qemu_of, qlaunch, threads, uid_of, until
 from .monitor import Monitor
+from .state import host_state
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("nothing_left")]
 
 OUTSIDE = "10.99.0.2"  # what the guest reaches through the host
 SAID = "spoken from outside"
@@ -74,34 +75,9 @@ echo guest: replugged
 """
 
 
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """The host is as it was, whatever the test did."""
-    before = {**host_state(), **network_state()}
-    yield
-    after = {**host_state(), **network_state()}
-    assert {k: (before.get(k), v) for k, v in after.items() if before.get(k) != v} == {}
-    assert before.keys() == after.keys()
-
-
-def network_state() -> dict[str, str]:
-    """Addresses, forwarding, firewall tables, huge pages and helper programs."""
-    nodes = Path("/sys/devices/system/node").glob("node*/hugepages/*/nr_hugepages")
-    state = {str(path): path.read_text().strip() for path in nodes}
-    state["forwarding"] = Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
-    state["tables"] = shell("nft", "list", "tables")
-    state["addresses"] = shell("ip", "-o", "address")
-    programs = [p for p in Path("/proc").iterdir() if p.name.isdigit()]
-    names = [name_of(p) for p in programs]
-    state["helpers"] = str(sorted(n for n in names if n in ("swtpm", "virtiofsd", "dnsmasq")))
-    return state
-
-
-def name_of(process: Path) -> str:
-    try:
-        return (process / "comm").read_text().strip()
-    except OSError:
-        return ""
+def helpers() -> str:
+    """Programs that serve a machine."""
+    return host_state()["processes"]
 
 
 def shell(*argv: str) -> str:
@@ -192,7 +168,7 @@ bus = "scsi"
         assert "guest: folder: read" in machine.said
         assert (folder / "from-guest").read_text() == "written\n"
         assert (folder / "from-guest").stat().st_uid == uid_of("labnat")  # QEMU's account, not root
-        assert "virtiofsd" in network_state()["helpers"]
+        assert "virtiofsd" in helpers()
         changed = qlaunch("media", "labnat", "change", str(directory / "other.iso"))
         assert changed.returncode == 0, changed.stderr
         machine.wait_for("guest: done")
@@ -239,7 +215,7 @@ file = "{directory}/labtpm.serial"
             lambda: run.said, 180,
         )
         if killed:
-            assert {"swtpm", "dnsmasq"} <= set(network_state()["helpers"].split("'"))
+            assert {"swtpm", "dnsmasq"} <= set(helpers().split())
             run.process.kill()
             run.wait()
             os.kill(qemu_of("labtpm"), 9)

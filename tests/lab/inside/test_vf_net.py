@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .host import PCI, Device
-from .machine import host_state, until
-from .test_vgpu import Machine, end, open_directory, wait_for
+from .machine import until
+from .slices import Machine, end, wait_for
 
-pytestmark = [pytest.mark.lab, pytest.mark.topology("network"), pytest.mark.nightly]
+pytestmark = [
+    pytest.mark.lab, pytest.mark.topology("network"), pytest.mark.nightly,
+    pytest.mark.usefixtures("nothing_left"),
+]
 
-__all__ = ["open_directory"]
 FUNCTION = '''[[vgpu]]
 kind = "vf"
 parent = "8086:10c9"
@@ -53,21 +54,6 @@ def functions() -> list[tuple[str, int]]:
         (one.get("mac") or one["address"], one.get("vlan_list", [{}])[0].get("vlan", 0))
         for one in listed
     ]
-
-
-def state() -> dict[str, str]:
-    found = host_state()
-    found["autoprobe"] = card().read("sriov_drivers_autoprobe")
-    return found
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    before = state()
-    yield
-    after = state()
-    assert {k: (before.get(k), v) for k, v in after.items() if before.get(k) != v} == {}
-    assert before.keys() == after.keys()
 
 
 def test_switched_on_for_the_run(open_directory: Path, boot_disk: Path) -> None:
