@@ -1,4 +1,4 @@
-"""Control groups as a plan sees them: the group that we are in, and those above it."""
+"""What limits machines: the control groups that we are in and above, and this process's own."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ class CgroupLevel(Struct, frozen=True, kw_only=True):
     domain: bool = True  # False: threaded, no place for a whole process
     mine: bool = False  # this account may make a group in it and move a process there
     root: bool = False  # root may
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What this process may ask of the scheduler and lock (getrlimit(2)); root may all."""
+
+    priority: int = 99  # highest real-time priority
+    nice: int = -20  # lowest niceness
+    memlock: int | None = None  # bytes; None is no limit

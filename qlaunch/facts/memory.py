@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qlaunch.facts.model import HugePages, Limits, MemoryNode
+from qlaunch.facts.cgroup_model import Limits
+from qlaunch.facts.model import HugePages, MemoryNode
 from qlaunch.facts.tree import base_of, list_names, read_cpu_list, read_lines, read_number
 from qlaunch.values import CpuSet
 

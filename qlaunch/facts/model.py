@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from qlaunch.facts.cgroup_model import CgroupLevel
+from qlaunch.facts.cgroup_model import CgroupLevel, Limits
 from qlaunch.facts.desktop_model import Desktop
 from qlaunch.facts.net_model import Link, NetworkState
 from qlaunch.facts.usb_model import HostInput, UsbDevice
@@ -61,14 +61,6 @@ class Ram(Struct, frozen=True, kw_only=True):
 
     total: int
     available: int  # MemAvailable: free, and what the kernel would give up
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """What this process may ask of the scheduler and lock (getrlimit(2)); root may all."""
-
-    priority: int = 99  # highest real-time priority
-    nice: int = -20  # lowest niceness
-    memlock: int | None = None  # bytes; None is no limit
 
 
 HolderKind = Literal[

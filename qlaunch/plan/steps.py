@@ -289,27 +289,11 @@ class MakeCgroup(_Step, frozen=True, kw_only=True, tag="make-cgroup"):
 
 
 Step: TypeAlias = (
-    LoadModule
-    | CreateMdev
-    | EnableVfs
-    | SetVfNet
-    | SetVgpuType
-    | OwnDeviceGroup
-    | TakeDevice
-    | ResetDevices
-    | HoldPower
-    | OwnNode
-    | OwnGroup
-    | MakeBridge
-    | MakeMacvtap
-    | SetForwarding
-    | NftTable
-    | RunDnsmasq
-    | ReserveHugePages
-    | MakeShared
-    | LendUsb
-    | MakeCgroup
-)
+    LoadModule | CreateMdev | EnableVfs | SetVfNet | SetVgpuType | OwnDeviceGroup
+    | TakeDevice | ResetDevices | HoldPower | OwnNode | OwnGroup
+    | MakeBridge | MakeMacvtap | SetForwarding | NftTable | RunDnsmasq
+    | ReserveHugePages | MakeShared | LendUsb | MakeCgroup
+)  # fmt: skip
 
 STEP_KINDS: tuple[type[Step], ...] = Step.__args__
 

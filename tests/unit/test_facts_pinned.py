@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from qlaunch.codec import to_json
+from qlaunch.facts.cgroup_model import Limits
 from qlaunch.facts.memory import read_limits
-from qlaunch.facts.model import Limits
 from qlaunch.facts.pinned import read_pinned
 from qlaunch.facts.probe import read_ram
 from qlaunch.plan.model import PinPlan

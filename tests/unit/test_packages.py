@@ -38,7 +38,7 @@ SAID = {
     "tpm_device(tpm.version, tpm.model)": {f"tpm-{word}" for word in words_of(Tpm, "model")},
     "{'intel': 'intel-iommu', 'amd': 'amd-iommu', 'virtio': 'virtio-iommu-pci'}[kind]": {
         "intel-iommu", "amd-iommu", "virtio-iommu-pci"},
-    "'vfio-pci-nohotplug' if table.ramfb and shown else 'vfio-pci'": {
+    "'vfio-pci-nohotplug' if screen.ramfb else 'vfio-pci'": {
         "vfio-pci-nohotplug", "vfio-pci"},
     "drives.py device": {*drives._DEVICES.values(), "scsi-cd", "ide-cd"},
     "inputs.py device": set(inputs.DEVICES.values()),

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from qlaunch.argv.render import plan_options
-from qlaunch.facts.model import Cpu, HostFacts, Kvm, Limits
+from qlaunch.facts.cgroup_model import Limits
+from qlaunch.facts.model import Cpu, HostFacts, Kvm
 from qlaunch.plan.model import Plan
 from tests.fake.plans import QEMU, USER, host, planned, said
 

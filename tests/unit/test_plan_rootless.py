@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from qlaunch.facts.model import HostFacts, HostFile, Kernel, Limits, PciDevice, Wanted
+from qlaunch.facts.cgroup_model import Limits
+from qlaunch.facts.model import HostFacts, HostFile, Kernel, PciDevice, Wanted
 from qlaunch.facts.probe import read_facts
 from qlaunch.plan.steps import LoadModule, TakeDevice
 from qlaunch.plan.wanted import facts_wanted

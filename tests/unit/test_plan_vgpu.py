@@ -379,8 +379,8 @@ class TestVirtualFunctions:
     @pytest.mark.parametrize(
         ("count", "text", "offset", "stride", "words"),
         [
-            (0, "", 0, 0, "echo 4 > /sys/bus/pci/devices/0000:03:00.0/sriov_numvfs, then start"),
-            (0, "vfs = 2\n", 1, 0, "echo 2 > "),
+            (0, "", 0, 0, "echo 4 | sudo tee /sys/bus/pci/devices/0000:03:00.0/sriov_numvfs, "),
+            (0, "vfs = 2\n", 1, 0, "echo 2 | sudo tee "),
             (0, "vfs = 1\n", 1, 0, ""),  # with one there is no stride
             (1, "", 1, 0, ""),
             (4, "", 0, 0, "does not say where its virtual functions are"),
