@@ -19,7 +19,6 @@ from qlaunch.plan.steps import CreateMdev, OwnNode, SetVfNet, Step, devices_of
 from qlaunch.values import PciAddress
 
 _ANSWER = 10.0  # seconds for the few files of a device that nothing is done to
-_UNKNOWN = "?"
 _FILES = (
     "driver_override", "reset_method", "d3cold_allowed", "power/control",
     "sriov_numvfs", "sriov_drivers_autoprobe", "nvidia/current_vgpu_type",
@@ -56,8 +55,7 @@ def device_state(host: Host, addresses: Iterable[PciAddress]) -> dict[str, str]:
         try:
             files = sysfs.guarded_read(patient, read, f"reading {address}")
         except StuckError:
-            files = dict.fromkeys(_FILES, _UNKNOWN)
-            files["answers"] = "no: what holds it hangs in the kernel"
+            files = {"answers": "no: what holds it hangs in the kernel"}
         state |= {f"{address} {name}": text for name, text in files.items()}
         state[f"{address} nodes"] = " ".join(sorted(map(str, read_kinds(host, address))))
         state[f"{address} functions"] = " ".join(_functions(host, path))
