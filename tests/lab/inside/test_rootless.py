@@ -5,9 +5,10 @@ What `host setup --early` and `--user` have done by then on a real host, plain s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import subprocess
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from tests.fake.users import AS_USER, UID
 
 from .host import NUMA_NETWORK, wait_until_gone
-from .machine import ROOT, until
+from .machine import ROOT, Run, qemu_of, until
 
 pytestmark = [
     pytest.mark.lab, pytest.mark.topology("numa"), pytest.mark.usefixtures("nothing_left"),
@@ -28,11 +29,13 @@ PROFILE = """\
 name = "own"
 [machine]
 memory = "64M"
-fw_cfg = {{ "opt/org.qlaunch/seconds" = "5" }}
+fw_cfg = {{ "opt/org.qlaunch/seconds" = "0" }}
 [[disk]]
 file = "{disk}"
 [[pci]]
 device = "{device}"
+[stop]
+timeout = "1s"
 """
 
 
@@ -46,6 +49,8 @@ def early() -> Iterator[Path]:
     until(node.exists, f"{node} is made")
     os.chown(node, UID, UID)
     yield node
+    with contextlib.suppress(ProcessLookupError):  # of a failed test; its device would not leave
+        os.kill(qemu_of("own"), signal.SIGKILL)
     NUMA_NETWORK.give_back(driver)
     wait_until_gone(node)
 
@@ -56,25 +61,22 @@ def home(tmp_path: Path) -> Path:
     for path in (tmp_path, *tmp_path.parents[:3]):
         path.chmod(0o755)
     place = tmp_path / "home"
-    (place / "run").mkdir(parents=True, mode=0o700)
+    (place / "run").mkdir(parents=True)
     (place / "run").chmod(0o700)
     return place
 
 
-def start(home: Path, profile: Path, memlock: int) -> subprocess.Popen[str]:
+def start(home: Path, profile: Path, memlock: int) -> Run:
     """`qlaunch run` as the user; the soft limit on locked memory is low, as after a login."""
-    command = (
-        "prlimit", f"--memlock=65536:{memlock}",
-        *AS_USER, sys.executable, "-m", "qlaunch", "run", str(profile),
-    )
-    environment = {
-        "PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8",
-        "XDG_RUNTIME_DIR": str(home / "run"), "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, cwd="/", env=environment,
-    )
+    return Run(
+        [
+            "env", "-i", f"PATH={os.environ['PATH']}", f"HOME={home}", "LANG=C.UTF-8",
+            f"XDG_RUNTIME_DIR={home}/run", f"PYTHONPATH={ROOT}",
+            "prlimit", f"--memlock=65536:{memlock}", *AS_USER,
+            sys.executable, "-m", "qlaunch", "run", str(profile),
+        ],
+        "own",
+    )  # fmt: skip
 
 
 def test_a_device_that_is_the_users(early: Path, home: Path, boot_disk: Path) -> None:
@@ -87,38 +89,20 @@ def test_a_device_that_is_the_users(early: Path, home: Path, boot_disk: Path) ->
     enough = MEMORY + (1 << 30)
     run = start(home, profile, enough)
     try:
-        holder = user_of(early, run)
-        status = Path(f"/proc/{holder}/status").read_text()
+        run.wait_for("the guest runs", timeout=300)
+        of_qemu = Path(f"/proc/{qemu_of('own')}")
+        assert early in [link.readlink() for link in (of_qemu / "fd").iterdir()]
+        status = (of_qemu / "status").read_text()
         assert f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}" in status
-        assert "CapEff:\t0000000000000004" in status  # AS_USER's, to read this checkout
-        assert f"{enough}  " in Path(f"/proc/{holder}/limits").read_text()
-        said = run.communicate(timeout=300)[0]
+        assert f"{enough}  " in (of_qemu / "limits").read_text()
+        run.process.terminate()
+        assert run.wait(timeout=300) == 0, run.said
     finally:
-        run.kill()
-        run.wait()
-    assert run.returncode == 0, said
-    assert "so nothing is done as root" in said
-    assert "sudo" not in said.replace("with sudo", "")
+        run.end()
+    assert "so nothing is done as root" in run.said
+    assert "sudo" not in run.said.replace("with sudo", "")
     assert NUMA_NETWORK.driver == "vfio-pci"
     assert NUMA_NETWORK.alive
     assert early.stat().st_uid == UID
     left = [p for p in (home / "run/qlaunch").rglob("*") if p.is_file() and p.name != ".host.lock"]
     assert left == []
-
-
-def user_of(node: Path, run: subprocess.Popen[str]) -> int:
-    """The pid of whoever has the node open."""
-    found: list[int] = []
-
-    def look() -> bool:
-        assert run.poll() is None, run.communicate()[0]
-        for link in Path("/proc").glob("[0-9]*/fd/*"):
-            try:
-                if link.readlink() == node:
-                    found.append(int(link.parts[2]))
-            except OSError:  # closed, or ended, meanwhile
-                continue
-        return bool(found)
-
-    until(look, f"somebody opens {node}")
-    return found[0]
