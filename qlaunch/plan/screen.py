@@ -146,11 +146,11 @@ def _check_wanted(
 
 def _refused(draft: Draft, node: RenderNode, where: str) -> None:
     account = draft.account or draft.facts.invoker
-    name = account.name if account else "you"
-    draft.problem(
-        f"{name} may not draw with this GPU", where, found=node.path,
-        hint=f"sudo usermod -aG {node.group or 'render'} {name}, and log in again",
-    )
+    name, group = account.name if account else "you", node.group or "render"
+    hint = f"sudo usermod -aG {group} {name}, and log in again"
+    if draft.account is not None and draft.account.home == "/nonexistent":  # in no group
+        hint = f'[qemu] user = "NAME", of a user who is in the group {group}'
+    draft.problem(f"{name} may not draw with this GPU", where, found=node.path, hint=hint)
 
 
 # -- VNC, D-Bus, Wayland ----------------------------------------------------------------------

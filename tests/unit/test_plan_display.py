@@ -344,6 +344,9 @@ def test_a_gpu_of_a_group() -> None:
     problem = one(shown(OFF, desktop=Desktop(render=(closed,))))
     assert problem.message == "user may not draw with this GPU"
     assert problem.hint == "sudo usermod -aG render user, and log in again"
+    nobody = replace(USER, root=True, name="uid 63834", home="/nonexistent")
+    problem = one(shown(OFF, desktop=Desktop(render=(closed,)), invoker=nobody))
+    assert problem.hint == '[qemu] user = "NAME", of a user who is in the group render'
     plan = shown(OFF, desktop=Desktop(render=(closed, GUESTS)))
     assert plan.screen and plan.screen.render_node == "/dev/dri/renderD129"
     wanted = f'{OFF}\nrender_node = "/dev/dri/renderD128"'

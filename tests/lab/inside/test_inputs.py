@@ -90,6 +90,7 @@ def test_the_hosts_keyboard_is_the_guests(
     tmp_path: Path, boot_disk: Path, monitor: Monitor
 ) -> None:
     keyboard, tablet = node_of("AT Translated"), node_of("Virtio Tablet")
+    first = {node: node.stat() for node in (keyboard, tablet)}
     keyboard.chmod(0o640)  # not what QEMU's account gets, nor what the kernel gives
     os.chown(tablet, 0, 5)
     before = owner(keyboard), owner(tablet)
@@ -127,6 +128,9 @@ def test_the_hosts_keyboard_is_the_guests(
         run.end()
         serial.unlink(missing_ok=True)
     assert (owner(keyboard), owner(tablet)) == before
+    for node, found in first.items():
+        os.chown(node, found.st_uid, found.st_gid)
+        node.chmod(stat.S_IMODE(found.st_mode))
 
 
 def key(monitor: Monitor, name: str) -> None:
