@@ -215,16 +215,19 @@ def test_verbs_of_places_that_cannot_be_read(desk: Stage) -> None:
 
 
 def test_garbage_in_the_runtime_directory(desk: Stage) -> None:
-    """A journal and a run.json that say nothing are told of, and do not keep the machine."""
+    """A journal that says nothing may stand for a changed host: the machine waits for a person."""
     done = desk.run(
         "mkdir -p /run/qlaunch/vm /run/qlaunch/x; chmod 711 /run/qlaunch; "
         "for d in vm x; do echo garbage >/run/qlaunch/$d/journal; "
         "echo '{' >/run/qlaunch/$d/run.json; done; q ps; q status x; "
-        f"q run vm{SHORT}; echo $?; q recover x; find /run/qlaunch -name x"
+        f"q run vm{SHORT}; echo run $?; q recover x; echo recover $?; "
+        f"rm /run/qlaunch/*/journal; q run vm{SHORT}; echo again $?"
     )
     assert "Traceback" not in done.stderr
     assert "internal fault" not in done.stderr
     assert "/run/qlaunch/vm/journal: line(s) 1 cannot be read" in done.stderr
+    assert "hint: once this is read: rm '/run/qlaunch/vm/journal'" in done.stderr
+    assert {"run 3", "recover 3", "again 0"} <= set(done.stdout.splitlines()), done
     assert "the guest powered off" in done.stderr, done
     assert "x     left over" in done.stdout
     assert "hint: qlaunch recover 'x'" in done.stdout

@@ -56,7 +56,7 @@ def nothing(words: str) -> str:
 
 def said(qemu: str, flag: str, driver: str, words: str) -> str:
     """What it says, and ends."""
-    bus = ["-device", "qemu-xhci"] if driver == "usb-host" else []
+    bus = ["-device", "qemu-xhci,p2=15,p3=15"] if driver == "usb-host" else []
     done = subprocess.run(
         [qemu, "-machine", "q35,accel=tcg", "-nodefaults", "-no-user-config", "-S",
          "-display", "none", *bus, flag, f"{driver},{words}"],

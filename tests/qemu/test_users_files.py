@@ -97,6 +97,7 @@ def filled(text: str, directory: Path) -> str:
 def machine(stage: Stage, more: str, name: str = "vm") -> None:
     """The user's profile with more lines: those of [machine] inside it."""
     text = MACHINE.replace("SECONDS", "1").replace('"vm"', f'"{name}"')
+    text = text.replace("boot = 0\n", "boot = 1\n")  # a [kernel] has 0
     if more.startswith("[machine]\n"):
         text = text.replace("[machine]\n", more)
     else:
