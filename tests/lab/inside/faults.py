@@ -33,5 +33,6 @@ def try_fault(start: Callable[[tuple[str, ...]], Run], k: int, moment: str) -> b
         assert code == -signal.SIGKILL, case
         done = qlaunch("recover", "--all", timeout=300)
         assert done.returncode == 0, f"{case}\n{done.stderr}"
-    assert changed(before, host_state()) == {}, case
+    differs = changed(before, host_state())
+    assert not differs, f"{case}\n{differs}"
     return code != 0

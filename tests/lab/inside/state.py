@@ -25,7 +25,7 @@ SYSCTLS = (
     "net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding",
 )  # fmt: skip
 # Made once, for all machines.
-KEPT = frozenset(RUN / name for name in (".host.lock", ".by-uid", ".claims", ".sriov"))
+KEPT = frozenset(RUN / name for name in (".host.lock", ".by-uid", ".bound", ".claims", ".sriov"))
 HELPERS = frozenset(("swtpm", "virtiofsd", "dnsmasq"))
 STARTED = ("qlaunch", "at_call.py", "at_stage.py", "at_step.py", "qemu-system-x86_64")
 
@@ -90,7 +90,7 @@ def _nodes() -> Found:
     yield "groups", _names(p for p in vfio.iterdir() if p.name != "vfio")
     for node in vfio.iterdir():
         yield str(node), _owner(node)
-    for place in ("/dev/snd", "/dev/dri", "/dev/bus/usb", "/dev/input", "/dev/net"):
+    for place in ("/dev/snd", "/dev/dri", "/dev/bus/usb", "/dev/input"):
         nodes = (p for p in Path(place).rglob("*") if p.is_char_device())
         yield place, str(sorted(Counter(map(_owner, nodes)).items()))
     for node in (Path("/dev/kvm"), *Path("/dev").glob("nvme*"), *Path("/dev").glob("tap*")):

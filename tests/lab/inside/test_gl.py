@@ -21,6 +21,7 @@ name = "labgl"
 
 [machine]
 memory = "64M"
+fw_cfg = {{ "opt/org.qlaunch/name" = "labgl", "opt/org.qlaunch/seconds" = "600" }}
 
 [[disk]]
 file = "{disk}"
