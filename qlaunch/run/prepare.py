@@ -90,13 +90,18 @@ def open_logs(plan: Plan, stack: ExitStack, story: Story) -> int:
     stack.callback(os.close, qemu_log)
     if plan.account is not None and is_own(plan.account.uid):
         _keep_uid(plan.account.uid, plan.state_dir, story)
+    return qemu_log
+
+
+def make_socket_directory(plan: Plan) -> None:
+    """For the account that QEMU runs as; run.json is there, by which `clean_up` finds it. Raises
+    HostError."""
     if plan.socket_dir != plan.runtime_dir and plan.account is not None:
         owner = (plan.account.uid, plan.account.gid)
         parent = os.path.dirname(plan.socket_dir)  # noqa: PTH120
         make_directory(os.path.dirname(parent), 0o711)  # noqa: PTH120
         make_directory(parent, 0o700, owner)
         make_directory(plan.socket_dir, 0o700, owner)
-    return qemu_log
 
 
 def _keep_uid(uid: int, state: str, story: Story) -> None:

@@ -35,7 +35,7 @@ from qlaunch.run.journal import (
     read_journal,
 )
 from qlaunch.run.locks import HostLock
-from qlaunch.run.prepare import claim_devices, claim_name, open_logs
+from qlaunch.run.prepare import claim_devices, claim_name, make_socket_directory, open_logs
 from qlaunch.run.story import QEMU_LOG, Story
 from qlaunch.run.terminal import Interrupts, closing, ended_on_failure
 from qlaunch.values import CpuSet
@@ -129,6 +129,7 @@ class Session:
         profile = str(self.loaded.sources[0].path)
         info = info_of(plan, profile, time.time(), trusted=self.loaded.trusted)
         write_info(info)  # what takes things away again, and recovery, read it
+        make_socket_directory(plan)
         if plan.makes:
             from qlaunch.run.makes import make_files
 
