@@ -183,7 +183,7 @@ class TestMediatedDevices:
         kernel.add_device("0000:41:00.4", ids="10de:26b1", driver="nvidia", group=9)
         kernel.add_parent("0000:41:00.4", {"nvidia-557": 1}, pool=1)
         step = CreateMdev(uuid=UUID, parent="0000:41:00.4", type="nvidia-557")
-        host = kernel.host(settle=0.2)
+        host = kernel.host(settle=20.0)
         captured = begin(host, step)
         pid = os.fork()
         if pid == 0:
