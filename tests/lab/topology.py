@@ -144,4 +144,5 @@ NETWORK = Topology(
     nightly=True,
 )
 
-TOPOLOGIES = {topology.name: topology for topology in (CARD, NUMA, SLICES, NETWORK)}
+# In the order in which two workers of pytest-xdist get them: CARD is as long as NUMA and SLICES.
+TOPOLOGIES = {topology.name: topology for topology in (NUMA, CARD, SLICES, NETWORK)}
