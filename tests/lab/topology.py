@@ -92,11 +92,12 @@ OTHER_DEVICES = (
 
 CARD = Topology(
     name="card",
-    summary="a graphics card with audio as boot VGA; a NIC, an SR-IOV NVMe with a disk and a USB "
-    "controller",
+    summary="a graphics card with audio as boot VGA; a NIC, an SR-IOV NVMe with a disk, a USB "
+    "controller; the kernel's sample mediated devices",
     options=(*IOMMU, *GRAPHICS_CARD, *OTHER_DEVICES),
-    modules=("bochs", "snd_hda_intel", "vfio-pci", "e1000e", "nvme", "xhci_pci"),
+    modules=("bochs", "snd_hda_intel", "vfio-pci", "e1000e", "nvme", "xhci_pci", "mdev"),
     cpus="4,sockets=1,cores=2,threads=2",
+    samples=True,
 )
 
 NUMA = Topology(

@@ -14,20 +14,25 @@ import pytest
 from .faults import MOMENTS, NO_SUCH_STEP, Tell, try_fault
 from .host import card_to_text_mode
 from .machine import ROOT, Machine
+from .slices import FUNCTION, MDPY
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("samples")]
 
 SOME = list(zip((1, 4, 3, 6, 8, 5, 2), MOMENTS, strict=True))
+STEPS = 10  # more than
 BY_DAY = ("killed in apply", "killed in undo")
 
 
 @pytest.fixture
 def machine(tmp_path: Path, boot_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """The lab's machine with huge pages and a network of its own besides."""
+    """With every kind of host step: a card, a USB controller and a NIC, a mediated device, a
+    virtual function, a bridge, huge pages, pins.
+    """
     monkeypatch.setenv("QLAUNCH_FAULT_DIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     made = Machine(tmp_path, boot_disk, seconds=1)
     made.sets["machine.hugepages"] = "true"
+    made.path.write_text(made.path.read_text() + MDPY + FUNCTION)
     return made
 
 
@@ -60,5 +65,5 @@ def test_every_step(
     machine: Machine, moment: str, record_property: Tell
 ) -> None:
     tried = next(k for k in itertools.count() if not try_on(machine, k, moment))
-    assert tried > 10
+    assert tried > STEPS
     record_property("faults", tried)
