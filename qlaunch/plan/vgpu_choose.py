@@ -33,7 +33,10 @@ def choose_vgpus(draft: Draft, uuid_of: dict[int, str]) -> None:
             _first_wish(draft, number, table, uuid_of[number], taken)
             continue
         want = want_of(table, uuid_of[number], draft, table.kind)
-        found = choose(draft, want, taken)
+        found = _faultless(draft, number, want, taken)
+        if isinstance(found, Problem):
+            # Planned with the best one, whose fault is told in its place.
+            found = choose(draft, want, taken)
         if isinstance(found, Problem):
             draft.problems.append(found._replace(where=f"vgpu[{number}]"))
             if want.kind in ("auto", "mdev") and want.of_type:
@@ -120,15 +123,32 @@ def _grant(draft: Draft, number: int, wish: Wish, uuid: str, taken: Taken) -> Pr
         return _grant_virtio(draft, wish, taken)
     table = draft.profile.vgpu[number]
     want = want_of(wish, uuid, draft, "vf" if wish.vf else "auto")
-    found = choose(draft, replace(want, vfs=table.vfs), taken)
+    found = _faultless(draft, number, replace(want, vfs=table.vfs), taken)
     if isinstance(found, Problem):
         return found
-    vgpus = {**draft.vgpus, number: found}
-    fault = find_fault(draft, draft.profile, vgpus)
-    if fault is None:
-        taken.add(found)
-        draft.vgpus = vgpus
-    return fault
+    taken.add(found)
+    draft.vgpus[number] = found
+    return None
+
+
+def _faultless(draft: Draft, number: int, want: Want, taken: Taken) -> Choice | Problem:
+    """The best slice that can be planned without a fault; where none can, why the best cannot.
+
+    Instances of a type are alike; virtual functions are not (their groups, what is on them).
+    """
+    passed = Taken(dict(taken.instances), set(taken.functions), taken.claims)
+    first: Problem | None = None
+    found = choose(draft, want, passed)
+    while isinstance(found, Choice):
+        fault = find_fault(draft, draft.profile, {**draft.vgpus, number: found})
+        if fault is None:
+            return found
+        first = first or fault
+        if found.address is None or found.address in passed.functions:
+            break
+        passed.add(found)
+        found = choose(draft, want, passed)
+    return first or found
 
 
 def _short(problem: Problem) -> str:

@@ -359,6 +359,24 @@ class TestVirtualFunctions:
             assert plan.vgpus[0].name == name, "one without a driver, then one of the host's"
             assert said(plan) == []
 
+    @pytest.mark.parametrize(
+        "text", [TEXT, '[[vgpu]]\nany = [{vf = "1b36:0010"}, {type = "none-such"}]\n'],
+        ids=["table", "wish"],
+    )
+    def test_one_whose_group_cannot_leave_the_host_is_passed_over(self, text: str) -> None:
+        mate = device("04:00.0", "8086:10d3", NET, group=30, driver="e1000e")
+        vfs = [function(n) for n in range(4)]
+        facts = sriov_host(4, *vfs)
+        plan = planned(text, replace(facts, pci=(*(facts.pci or ()), mate)))
+        assert plan.vgpus[0].name == "0000:03:00.2"
+        assert said(plan) == said(plan, "note") == []
+
+    def test_where_none_can_the_best_ones_fault_is_told(self) -> None:
+        vfs = [replace(function(n), iommu_group=3) for n in range(4)]
+        plan = planned(self.TEXT, sriov_host(4, *vfs))
+        assert plan.vgpus[0].name == "0000:03:00.1"
+        assert said(plan) != []
+
     def test_what_another_machine_has_claimed_is_passed_over(self) -> None:
         """Before its QEMU has opened it; one of our own name is that of a hook's second look."""
         facts = sriov_host(4, *(function(n) for n in range(4)))
