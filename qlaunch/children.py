@@ -8,7 +8,6 @@ D state (vfio_unregister_group_dev). The QEMU process itself is started by `vm/s
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -50,19 +49,20 @@ def run_child(
     timeout: float = 30.0,
     env: Mapping[str, str] | None = None,
     daemon: bool = False,
-    on_wait: OnWait | None = None,
+    on_wait: OnWait | None = None, keep: int = -1,
 ) -> Done:
     """Run a tool to its end. Raises HostError when it is missing or does not end in time.
 
     `on_wait` is called after a second. After a timeout the child has been killed and reaped. A
-    `daemon` detaches itself; signals held here are not blocked in it, as they are in tools.
+    `daemon` detaches itself; signals held here are not blocked in it, as they are in tools. It
+    has our fd `keep`.
     """
     import subprocess  # 10 ms that the way from Enter to QEMU's start does not need
 
     try:
         with subprocess.Popen(
             list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, errors="replace", env=env,
+            text=True, errors="replace", env=env, pass_fds=() if keep < 0 else (keep,),
             preexec_fn=_unblocked if daemon else None,  # noqa: PLW1509 - no threads where one starts
         ) as process:
             try:
@@ -192,7 +192,7 @@ def _place_fds(fds: dict[int, int], report: int) -> int:
     keep = {report, *copies}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - closing each is the loop's body
         if int(name) not in keep:
-            with contextlib.suppress(OSError):  # the fd listdir() itself had open
+            with suppress(OSError):  # the fd listdir() itself had open
                 os.close(int(name))
     return report
 

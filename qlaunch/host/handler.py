@@ -51,8 +51,11 @@ class Door(Protocol):
 class Net(Protocol):
     """The door to network links: `Links` in this process, `NetChild` in a helper of its own."""
 
-    def call(self, verb: str, **arguments: object) -> Captured:
-        """Carry out one request. Raises HostError; StuckError when it does not end in time."""
+    def call(self, verb: str, lock: int = -1, **arguments: object) -> Captured:
+        """Carry out one request. Raises HostError; StuckError when it does not end in time.
+
+        A helper keeps `lock` (an fd) open until the request has been carried out.
+        """
 
 
 class Host(Struct, frozen=True, kw_only=True):

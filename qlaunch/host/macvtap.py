@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qlaunch.host.handler import Captured, Host
-from qlaunch.host.net import net_of, taken
+from qlaunch.host.net import ask, taken
 from qlaunch.plan.steps import MakeMacvtap
 
 
@@ -12,18 +12,18 @@ class MakeMacvtapHandler:
 
     def capture(self, host: Host, step: MakeMacvtap) -> Captured:
         """Raises HostError when a link of that name is there."""
-        if net_of(host).call("find", name=step.name)["exists"]:
+        if ask(host, "find", name=step.name)["exists"]:
             raise taken(step.name)
         return {}
 
     def apply(self, host: Host, step: MakeMacvtap, captured: Captured) -> None:
         """Make it and bring it up. Raises HostError."""
-        net_of(host).call(
-            "make_macvtap", name=step.name, parent=step.parent, mode=step.mode, mac=step.mac,
+        ask(
+            host, "make_macvtap", name=step.name, parent=step.parent, mode=step.mode, mac=step.mac,
             mtu=step.mtu,
         )
 
     def undo(self, host: Host, step: MakeMacvtap, captured: Captured) -> str | None:
         """Remove it; QEMU is gone by then. Raises HostError."""
-        answer = net_of(host).call("remove_macvtap", name=step.name, parent=step.parent)
+        answer = ask(host, "remove_macvtap", name=step.name, parent=step.parent)
         return f"the macvtap {step.name} is removed" if answer["removed"] else None

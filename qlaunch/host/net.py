@@ -12,6 +12,7 @@ import socket
 from typing import Any
 
 from qlaunch.errors import HostError, Problem
+from qlaunch.host import writers
 from qlaunch.host.handler import Captured, Host, Net
 from qlaunch.plan.steps import MakeBridge
 
@@ -33,7 +34,7 @@ def attach_tap(host: Host, ifname: str, bridge: str, mtu: int | None = None) -> 
     The tap gets the bridge's MTU, or `mtu` when that is larger: a smaller one would lower the whole
     bridge's (net/bridge/br_if.c br_mtu_auto_adjust).
     """
-    net_of(host).call("attach", ifname=ifname, bridge=bridge, mtu=mtu)
+    ask(host, "attach", ifname=ifname, bridge=bridge, mtu=mtu)
 
 
 class MakeBridgeHandler:
@@ -41,7 +42,7 @@ class MakeBridgeHandler:
 
     def capture(self, host: Host, step: MakeBridge) -> Captured:
         """Whether it is there, and the MAC address by which ours will be known again."""
-        found = net_of(host).call("find", name=step.name)
+        found = ask(host, "find", name=step.name)
         if found["exists"] and not found["bridge"]:
             raise HostError(Problem("a link of this name is there and is no bridge", step.name,
                                     hint=_shown(step.name)))
@@ -56,8 +57,9 @@ class MakeBridgeHandler:
         One that another start made since `capture` is that start's, as if it had been there.
         """
         if not captured["existed"]:
-            answer = net_of(host).call(
-                "make", name=step.name, mac=captured["mac"], address=step.address, mtu=step.mtu
+            answer = ask(
+                host, "make", name=step.name, mac=captured["mac"], address=step.address,
+                mtu=step.mtu,
             )
             captured["existed"] = answer["existed"]
 
@@ -68,7 +70,7 @@ class MakeBridgeHandler:
         """
         if captured["existed"]:
             return None
-        answer = net_of(host).call("remove", name=step.name, mac=captured["mac"])
+        answer = ask(host, "remove", name=step.name, mac=captured["mac"])
         if answer["ports"]:
             return f"the bridge {step.name} stays: {', '.join(answer['ports'])} still uses it"
         return f"the bridge {step.name} is removed" if answer["removed"] else None
@@ -77,7 +79,7 @@ class MakeBridgeHandler:
 class Links:
     """Requests carried out in this process."""
 
-    def call(self, verb: str, **arguments: Any) -> Captured:
+    def call(self, verb: str, lock: int = -1, **arguments: Any) -> Captured:
         """A request by name, `find` for `_find`. Raises HostError with the kernel's reason."""
         preload()
         from pyroute2.iproute import IPRoute
@@ -247,9 +249,15 @@ def _by_hand(ifname: str, number: int, wanted: dict[str, Any]) -> str:
     return f"try it by hand: sudo ip link set {ifname} vf {number} {words}"
 
 
-def net_of(host: Host) -> Net:
-    """The host's door to links, or pyroute2 in this process."""
-    return host.net or Links()
+def ask(host: Host, verb: str, **arguments: object) -> Captured:
+    """One request at the host's door to links, or to pyroute2 in this process. Raises as `Net`.
+
+    A helper has the lock of those who write: what it was asked for is still done when its launcher
+    is killed meanwhile.
+    """
+    net: Net = host.net or Links()
+    with writers.writing(host) as lock:
+        return net.call(verb, lock, **arguments)
 
 
 def _link(ip: Any, name: str) -> Any:

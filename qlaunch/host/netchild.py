@@ -42,7 +42,7 @@ class NetChild:
             self.pid, self._socket = pid, ours
         theirs.close()
 
-    def call(self, verb: str, **arguments: object) -> dict[str, Any]:
+    def call(self, verb: str, lock: int = -1, **arguments: object) -> dict[str, Any]:
         """See Net. After StuckError that helper is left alone; the next call has a new one."""
         import json  # its two milliseconds are not every machine's
 
@@ -50,7 +50,8 @@ class NetChild:
         assert self._socket is not None  # noqa: S101 - for the type checker
         with children.held_signals():
             try:
-                self._socket.send(json.dumps([verb, arguments]).encode())
+                fds = [] if lock < 0 else [lock]
+                socket.send_fds(self._socket, [json.dumps([verb, arguments]).encode()], fds)
                 poll = select.poll()
                 poll.register(self._socket, select.POLLIN)
                 if not poll.poll(1000 * self.deadline):
@@ -94,7 +95,11 @@ def _serve(theirs: socket.socket) -> NoReturn:
 
         preload()
         links = Links()
-        while raw := theirs.recv(_MESSAGE):
+        while True:
+            # A request that waits here outlives its launcher.
+            raw, locks, _, _ = socket.recv_fds(theirs, _MESSAGE, 1)
+            if not raw:
+                break
             verb, arguments = json.loads(raw)
             try:
                 answer = links.call(verb, **arguments)
@@ -102,6 +107,8 @@ def _serve(theirs: socket.socket) -> NoReturn:
                 answer = {"problem": list(error.problems[0])}
             except Exception as error:
                 answer = {"problem": [f"cannot {verb} the link", "", str(error), "", KERNEL_LOG]}
+            for fd in locks:
+                os.close(fd)
             theirs.send(json.dumps(answer).encode())
     finally:
         os._exit(0)

@@ -17,7 +17,7 @@ from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
 from qlaunch.host import device, sysfs
 from qlaunch.host.handler import Captured, Host
-from qlaunch.host.net import net_of
+from qlaunch.host.net import ask
 from qlaunch.plan.steps import EnableVfs, SetVfNet
 from qlaunch.values import PciAddress
 
@@ -202,13 +202,14 @@ class SetVfNetHandler:
     def capture(self, host: Host, step: SetVfNet) -> Captured:
         """What the function has now, and the link. Raises HostError when there is no link."""
         link = _link(host, step.address)
-        found = net_of(host).call("vf", ifname=link, number=step.number)
+        found = ask(host, "vf", ifname=link, number=step.number)
         return {"link": link, "mac": found["mac"], "vlan": found["vlan"]}
 
     def apply(self, host: Host, step: SetVfNet, captured: Captured) -> None:
         """Raises HostError with the driver's reason."""
-        net_of(host).call(
-            "set_vf", ifname=captured["link"], number=step.number, mac=step.mac, vlan=step.vlan
+        ask(
+            host, "set_vf", ifname=captured["link"], number=step.number, mac=step.mac,
+            vlan=step.vlan,
         )
 
     def undo(self, host: Host, step: SetVfNet, captured: Captured) -> str | None:
@@ -218,8 +219,8 @@ class SetVfNetHandler:
         function = device.pci_path(host, step.address) / f"virtfn{step.number}"
         if not links or not function.is_symlink():
             return None
-        net_of(host).call(
-            "set_vf", ifname=links[0], number=step.number,
+        ask(
+            host, "set_vf", ifname=links[0], number=step.number,
             mac=captured["mac"] if step.mac else None,
             vlan=captured["vlan"] if step.vlan is not None else None,
         )

@@ -88,7 +88,9 @@ def run(
     Raises HostError when it is missing or does not end."""
     if host.door is not None:
         return host.door.run(argv, stdin, daemon=daemon)
-    return children.run_child(argv, stdin=stdin, daemon=daemon, on_wait=host.on_wait)
+    with writers.writing(host) as lock:
+        return children.run_child(argv, stdin=stdin, daemon=daemon, on_wait=host.on_wait,
+                                  keep=-1 if daemon else lock)
 
 
 def read_text(path: Path) -> str | None:

@@ -40,7 +40,7 @@ class FakeNetwork(FakeKernel):
 
     # Links
 
-    def call(self, verb: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, verb: str, lock: int = -1, **arguments: Any) -> dict[str, Any]:
         """As Links.call."""
         file = self.root / "links.json"
         links = json.loads(file.read_text())

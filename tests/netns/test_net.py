@@ -7,17 +7,19 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from qlaunch.errors import HostError, NotRestoredError, StuckError
+from qlaunch.host import sysfs
 from qlaunch.host.handler import Host
 from qlaunch.host.handlers import HANDLERS
 from qlaunch.host.net import MakeBridgeHandler, attach_tap
 from qlaunch.host.netchild import NetChild
 from qlaunch.host.tap import open_tap
+from qlaunch.host.writers import wait_for_writers
 from qlaunch.plan.steps import LoadModule, MakeBridge
 from qlaunch.run.engine import Engine
 from tests.fake.scripted import MemoryLog, Scripted
@@ -202,6 +204,57 @@ def test_a_killed_launcher_leaves_no_tap_and_no_helper() -> None:
             break  # nobody reaps orphans here
         time.sleep(0.01)
     assert time.monotonic() < end
+
+
+def killed_in(ask: Callable[[], object]) -> None:
+    """A launcher that is killed while something else carries out what it asked for."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, b"x")
+            ask()
+        finally:
+            os._exit(1)
+    os.read(reader, 1)
+    end = time.monotonic() + 20
+    while Path(f"/proc/{pid}/wchan").exists() and time.monotonic() < end:
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "S":
+            break  # it waits
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    close([reader, writer])
+
+
+def test_a_request_that_outlives_its_launcher_is_waited_for(tmp_path: Path) -> None:
+    """Else its bridge would be made after the undo."""
+    journal = tmp_path / "journal"
+    journal.touch()
+    before, child = names(), NetChild()
+    child.start()
+    os.kill(child.pid, signal.SIGSTOP)
+    host = Host(net=child, journal=str(journal), deadline=0.3)
+    captured = {"existed": False, "mac": "02:00:00:00:00:07"}
+    killed_in(lambda: HANDLER.apply(Host(net=child, journal=host.journal), BRIDGE, captured))
+    assert not wait_for_writers(host)
+    os.kill(child.pid, signal.SIGCONT)
+    assert wait_for_writers(Host(journal=host.journal))
+    assert names() == before | {"qbr0"}
+    HANDLER.undo(Host(), BRIDGE, captured)
+    assert names() == before
+    child.close()
+
+
+def test_a_tool_that_outlives_its_launcher_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "journal").touch()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    host = Host(journal=str(tmp_path / "journal"), deadline=0.3)
+    killed_in(lambda: sysfs.run(host, ["cat", str(fifo)]))
+    assert not wait_for_writers(host)
+    fifo.write_text("")
+    assert wait_for_writers(Host(journal=host.journal))
 
 
 def test_the_helper_ends_and_comes_again() -> None:

@@ -379,7 +379,7 @@ class FakeNet:
     def __init__(self) -> None:
         self.state = {0: {"mac": "00:00:00:00:00:00", "vlan": 0}}
 
-    def call(self, verb: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, verb: str, lock: int = -1, **arguments: Any) -> dict[str, Any]:
         one = self.state[arguments["number"]]
         assert arguments["ifname"] == "eno1"
         if verb == "set_vf":
