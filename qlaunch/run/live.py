@@ -68,9 +68,11 @@ def adopt(process: QemuProcess, life: Life, say: Say) -> End:
 
 def _collect_from_here() -> None:
     """Watching may take weeks; starting did without. What was imported stays, and is not looked
-    through: that would take 10 ms now."""
-    gc.freeze()
-    gc.enable()
+    through: that would take 10 ms now. Not again in a selftest's next round, whose predecessor's
+    garbage would stay, too."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 async def _live(process: QemuProcess, life: Life, say: Say) -> End:
