@@ -13,8 +13,9 @@ from qlaunch.facts.model import PciDevice
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.vgpu_gvt import check_refused
 from qlaunch.plan.vgpu_mdev import find_mdev, fits, parents_of
-from qlaunch.plan.vgpu_try import find_fault
-from qlaunch.plan.vgpu_vf import find_nvidia, find_vf
+from qlaunch.plan.vgpu_nvidia import find_nvidia
+from qlaunch.plan.vgpu_try import find_fault, given_whole
+from qlaunch.plan.vgpu_vf import find_vf
 from qlaunch.plan.vgpu_want import LIST, Choice, Taken, Want, is_named, want_of
 from qlaunch.profile.pci import Pci
 from qlaunch.profile.profile import Profile
@@ -27,7 +28,7 @@ def choose_vgpus(draft: Draft, uuid_of: dict[int, str]) -> None:
     no slice. What cannot be had is a problem of its table."""
     info = draft.facts.vgpu
     claims = {k: v for k, v in info.claims.items() if v != draft.profile.name} if info else {}
-    taken = Taken({}, set(), claims)
+    taken = Taken(claims=claims, cards=given_whole(draft, draft.profile))
     for number, table in enumerate(draft.profile.vgpu):
         if table.any:
             _first_wish(draft, number, table, uuid_of[number], taken)
@@ -50,7 +51,7 @@ def choose(draft: Draft, want: Want, taken: Taken) -> Choice | Problem:
     """The best slice of any kind that the want allows."""
     facts, info = draft.facts, draft.facts.vgpu
     if info is None:
-        return _as_written(want)
+        return _as_written(want, taken)
     if want.kind == "auto" and not want.of_type:
         makers = parents_of(want, facts, info)
         if makers:
@@ -74,7 +75,7 @@ def choose(draft: Draft, want: Want, taken: Taken) -> Choice | Problem:
     return problems[1] if len(problems) > 1 and info.nvidia and not known else problems[0]
 
 
-def _as_written(want: Want) -> Choice | Problem:
+def _as_written(want: Want, taken: Taken) -> Choice | Problem:
     """Nobody looked at the host: what the profile says is what there is."""
     if want.kind == "mdev" or (want.kind == "auto" and want.of_type):
         return Choice(kind="mdev", parent=want.parent or "", type=want.type or "")
@@ -84,6 +85,8 @@ def _as_written(want: Want) -> Choice | Problem:
             found=want.parent or "", hint="qlaunch facts --json > FILE writes all that is known",
         )
     address = PciAddress(want.parent)
+    if taken.has(address):
+        return Problem("this virtual function is another table's", found=address, hint=LIST)
     return Choice(
         kind="nvidia-vf" if want.kind == "nvidia-vf" else "vf", parent=address,
         type=want.type or "", address=address,
@@ -136,7 +139,7 @@ def _faultless(draft: Draft, number: int, want: Want, taken: Taken) -> Choice | 
 
     Instances of a type are alike; virtual functions are not (their groups, what is on them).
     """
-    passed = Taken(dict(taken.instances), set(taken.functions), taken.claims)
+    passed = taken.copy()
     first: Problem | None = None
     found = choose(draft, want, passed)
     while isinstance(found, Choice):
@@ -159,7 +162,7 @@ def _grant_card(draft: Draft, wish: Wish, taken: Taken) -> Problem | None:
     """A whole device: the first of its id that is there and can leave the host."""
     assert wish.pci is not None  # noqa: S101 - for the type checker
     if draft.facts.pci is None:
-        draft.profile = _with_card(draft.profile, wish.pci)
+        _hand_over(draft, _with_card(draft.profile, wish.pci), taken)
         return None
     named = [d for d in draft.facts.pci if is_named(d, wish.pci)]
     # NVIDIA's virtual functions have their card's id, and are no whole devices.
@@ -171,7 +174,7 @@ def _grant_card(draft: Draft, wish: Wish, taken: Taken) -> Problem | None:
         wished = _with_card(draft.profile, selector)
         fault = _not_ours(draft, device, taken) or find_fault(draft, wished)
         if fault is None:
-            draft.profile = wished
+            _hand_over(draft, wished, taken)
             return None
         refused.append(fault)
     if not refused:
@@ -188,10 +191,17 @@ def _with_card(profile: Profile, device: PciSelector) -> Profile:
     return replace(profile, pci=(*profile.pci, Pci(device=device, functions="all")))
 
 
+def _hand_over(draft: Draft, profile: Profile, taken: Taken) -> None:
+    """The profile with one card more is the machine's."""
+    draft.profile, taken.cards = profile, given_whole(draft, profile)
+
+
 def _not_ours(draft: Draft, device: PciDevice, taken: Taken) -> Problem | None:
-    """Another table of this machine has it, or another machine."""
-    if any(is_named(device, p.device) for p in draft.profile.pci):
+    """Another table of this machine has it or slices of it, or another machine."""
+    if taken.has(device.address) or any(is_named(device, p.device) for p in draft.profile.pci):
         return Problem("it is another table's")
+    if any(device.address in (c.parent, c.address) for c in draft.vgpus.values()):
+        return Problem("another table has a slice of it")
     if device.address in taken.claims:
         return Problem(f"it is in use by the machine {taken.claims[device.address]}")
     return None

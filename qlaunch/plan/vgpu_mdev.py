@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from qlaunch.errors import Problem
 from qlaunch.facts.model import HostFacts
-from qlaunch.facts.vgpu_model import MdevParent, MdevType, VgpuFacts
+from qlaunch.facts.vgpu_model import Mdev, MdevParent, MdevType, VgpuFacts
 from qlaunch.plan.vgpu_gvt import find_other_driver, gvt_card, make_gvt
-from qlaunch.plan.vgpu_want import LIST, Choice, Taken, Want, is_far, is_named, near_name
+from qlaunch.plan.vgpu_want import (
+    LIST,
+    ONE_OF_TWO,
+    WHOLE,
+    Choice,
+    Taken,
+    Want,
+    is_far,
+    is_named,
+    near_name,
+)
 
 _SLICE = tuple[MdevParent, MdevType]
 
@@ -14,13 +24,25 @@ _SLICE = tuple[MdevParent, MdevType]
 def find_mdev(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choice | Problem:
     """The parent and type that fit best: on the vCPUs' node, of a card that this machine has no
     other type of, the smallest type, the most left."""
+    found = _find(want, facts, info, taken)
+    if isinstance(found, Choice) and _is_given(found.parent, facts, taken):
+        return Problem(f"{found.parent} {WHOLE}", found=found.type, hint=ONE_OF_TWO)
+    return found
+
+
+def _find(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choice | Problem:
     there = info.mdev(want.uuid)
     if there is not None:
-        return _existing(want, info, there.parent, there.type)
+        return _existing(want, facts, info, there)
     parents = parents_of(want, facts, info)
     fitting = [(p, t) for p in parents for t in p.types if fits(t, want)]
     if not fitting:
         return _no_type(want, facts, info, parents)
+    stay = [(p, t) for p, t in fitting if not _is_given(p.name, facts, taken)]
+    if not stay:
+        parent, kind = fitting[0]
+        return Problem(f"{parent.name} {WHOLE}", found=kind.id, hint=ONE_OF_TWO)
+    fitting = stay
     free = [(p, t) for p, t in fitting if _left(p, t, facts, taken) > 0]
     if not free:
         return Problem(
@@ -102,20 +124,25 @@ def _card(parent: str, facts: HostFacts) -> str:
     return device.physfn or parent if device is not None else parent
 
 
+def _is_given(parent: str, facts: HostFacts, taken: Taken) -> bool:
+    """Whether a parent, or the card that it is a function of, leaves the host as a whole."""
+    return taken.has(parent) or _card(parent, facts) in taken.cards
+
+
 def _told(item: _SLICE) -> str:
     parent, kind = item
     return f"{kind.id} of {parent.name}: {kind.available if kind.available is not None else '?'}"
 
 
-def _existing(want: Want, info: VgpuFacts, parent: str, type_id: str) -> Choice | Problem:
-    known = info.parent(parent)
-    kind = next((t for t in known.types if t.id == type_id), None) if known else None
-    same = fits(kind or MdevType(id=type_id), want)
-    if same and want.parent in (None, parent):
-        return Choice(kind="mdev", parent=parent, type=type_id, existing=True)
+def _existing(want: Want, facts: HostFacts, info: VgpuFacts, there: Mdev) -> Choice | Problem:
+    """One of this UUID is used when it is what the want may mean, by whatever name it says it."""
+    known = info.parent(there.parent) or MdevParent(name=there.parent)
+    kind = next((t for t in known.types if t.id == there.type), MdevType(id=there.type))
+    if fits(kind, want) and _is_parent(known, want, facts):
+        return Choice(kind="mdev", parent=there.parent, type=there.type, existing=True)
     return Problem(
         "a mediated device of this UUID is there already, and is another one",
-        found=f"{want.uuid}: {type_id} of {parent}", allowed=str(want),
+        found=f"{want.uuid}: {there.type} of {there.parent}", allowed=str(want),
         hint=f"qlaunch vgpu remove {want.uuid}, when nothing needs it",
     )
 

@@ -41,3 +41,13 @@ def _errors(draft: Draft, profile: Profile, vgpus: Mapping[int, Choice]) -> list
     check_devices(scratch, scratch.needs)
     problems = (*scratch.problems, *scratch.slots.problems)
     return [p for p in problems if p.severity == "error"]
+
+
+def given_whole(draft: Draft, profile: Profile) -> frozenset[str]:
+    """Addresses of all that the profile's [[pci]] tables take from the host."""
+    if not profile.pci:
+        return frozenset()
+    scratch = Draft(profile, draft.facts, draft.account, draft.uuid)
+    plan_cards(scratch)
+    plan_takeover(scratch, scratch.decided["cards"])
+    return frozenset(fd.of for fd in scratch.fds if fd.kind == "claim")

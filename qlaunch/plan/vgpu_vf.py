@@ -1,4 +1,4 @@
-"""Choosing a virtual function, as it is or with an NVIDIA vGPU made on it.
+"""Choosing a virtual function, as it is.
 
 A physical function's virtual ones are numbered by offset and stride (PCI Express, 9.2.1.2), so
 those that are not switched on yet can be planned with. Their count cannot be changed while it is
@@ -13,15 +13,16 @@ from msgspec import Struct
 
 from qlaunch.errors import Problem
 from qlaunch.facts.model import HostFacts, PciDevice
-from qlaunch.facts.vgpu_model import NvidiaType, NvidiaVf, Sriov, VgpuFacts
+from qlaunch.facts.vgpu_model import Sriov, VgpuFacts
 from qlaunch.plan.vgpu_want import (
     LIST,
+    ONE_OF_TWO,
+    WHOLE,
     Choice,
     Taken,
     Want,
     is_far,
     is_named,
-    near_name,
     user_of,
 )
 from qlaunch.values import PciAddress
@@ -62,7 +63,8 @@ def find_vf(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choi
     refused: list[tuple[str, str]] = []
     usable: list[_Function] = []
     for physical, sriov in parents:
-        obstacle = _obstacle(physical, sriov, _count(physical, want))
+        obstacle = WHOLE if physical.address in taken.cards else ""
+        obstacle = obstacle or _obstacle(physical, sriov, _count(physical, want))
         obstacle = obstacle or _owner(physical.address, taken)
         if obstacle:
             refused.append((physical.address, obstacle))
@@ -76,7 +78,11 @@ def find_vf(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choi
             else:
                 usable.append(one)
     if not usable:
-        return Problem("no virtual function is free", found=_shortened(refused), hint=LIST)
+        whole = any(reason == WHOLE for _, reason in refused)
+        return Problem(
+            "no virtual function is free", found=_shortened(refused),
+            hint=ONE_OF_TWO if whole else LIST,
+        )
 
     def rank(one: _Function) -> tuple[bool, int, float, PciAddress, int]:
         """One that nobody has bound, then one of the host's, then one that somebody prepared."""
@@ -158,14 +164,14 @@ def _functions(
 ) -> Iterator[_Function]:
     count = _count(physical, want)
     addresses = [vf_address(physical.address, sriov, n) for n in range(count)]
-    gone = {*taken.functions, *taken.claims}
+    gone = {*taken.functions, *taken.cards, *taken.claims}
     used = sum(a in gone or bool(user_of(facts.device(a))) for a in addresses)
     for number, address in enumerate(addresses):
         yield _Function(physical, number, address, facts.device(address), used / count)
 
 
 def _use(one: _Function, info: VgpuFacts, taken: Taken) -> str:
-    if one.address in taken.functions:
+    if taken.has(one.address):
         return "is another table's"
     owner = _owner(one.address, taken)
     if owner:
@@ -176,84 +182,3 @@ def _use(one: _Function, info: VgpuFacts, taken: Taken) -> str:
         return "is NVIDIA's: name a type"
     user = user_of(one.device)
     return f"is in use: {user}" if user else ""
-
-
-def find_nvidia(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choice | Problem:
-    """A virtual function on which the type can be made. One that has a vGPU is somebody's, also
-    when nobody has it open: it is taken only when the profile names it, and holders were looked
-    for."""
-    known = [v for v in info.nvidia if _is_nvidia(v, want, facts)]
-    if not known:
-        return Problem(
-            "this host has no such virtual function with NVIDIA's vGPU files",
-            hint="NVIDIA's vGPU host driver on kernel 6.8 or newer makes them, once "
-            "/usr/lib/nvidia/sriov-manage -e ALL has switched the functions on",
-        )
-    names = {t.number: t for v in info.nvidia for t in v.creatable}
-    if any(want.pixels):
-        return Problem(
-            "NVIDIA's files do not say what resolution a type has", allowed=str(want),
-            found=", ".join(sorted({t.name for v in known for t in v.creatable})),
-            hint='leave resolution out: name the type, or wish for memory = ">=4G"',
-        )
-    has = {v.address: names.get(v.current) or NvidiaType(v.current, f"type {v.current}")
-           for v in known if v.current}
-    fitting = [(v, t) for v in known for t in v.creatable if _fits(t, want)]
-    named = [v for v in known if v.current and v.address == want.parent]  # made by hand
-    fitting += [(v, has[v.address]) for v in named if _fits(has[v.address], want)]
-    free = [(v, t) for v, t in fitting if _is_free(v, want, facts, taken)]
-    if not free:
-        makes = sorted({t.name for v in known for t in v.creatable})
-        busy = [f"{v.address} has {has[v.address].name}" for v in known if v.current]
-        return Problem(
-            "no virtual function can be given this type now", allowed=str(want),
-            found="; ".join([f"what can be made: {', '.join(makes) or 'nothing'}", *busy]),
-            hint=near_name(want.type, makes) or "end a machine with a vGPU of this card; its other "
-            "vGPUs decide what it can make",
-        )
-
-    def rank(item: tuple[NvidiaVf, NvidiaType]) -> tuple[bool, int, float, str]:
-        function, kind = item
-        device = facts.device(function.address)
-        return (is_far(device, want), kind.memory or 0, _load(function, facts, info),
-                function.address)
-
-    function, kind = min(free, key=rank)
-    device = facts.device(function.address)
-    return Choice(
-        kind="nvidia-vf", parent=device.physfn or "" if device else "", type=kind.name,
-        address=function.address, number=kind.number,
-        free=f"rule: {len({v.address for v, _ in free})} functions can be given it",
-    )
-
-
-def _is_nvidia(function: NvidiaVf, want: Want, facts: HostFacts) -> bool:
-    device = facts.device(function.address)
-    above = facts.device(device.physfn) if device and device.physfn else None
-    named = (d for d in (device, above) if d is not None)
-    return want.parent is None or any(is_named(d, want.parent) for d in named)
-
-
-def _fits(kind: NvidiaType, want: Want) -> bool:
-    if want.type is not None and want.type not in (str(kind.number), kind.name):
-        return kind.name.endswith(f" {want.type}")
-    return (kind.memory or 0) >= want.bytes
-
-
-def _is_free(function: NvidiaVf, want: Want, facts: HostFacts, taken: Taken) -> bool:
-    device = facts.device(function.address)
-    if function.address in (*taken.functions, *taken.claims) or user_of(device):
-        return False
-    looked = device is not None and device.holders is not None
-    return function.current == 0 or (looked and function.address == want.parent)
-
-
-def _load(function: NvidiaVf, facts: HostFacts, info: VgpuFacts) -> float:
-    """How much of the physical function's virtual ones have a vGPU."""
-    own = facts.device(function.address)
-    mates = [
-        v for v in info.nvidia
-        if own is not None and (d := facts.device(v.address)) is not None
-        and d.physfn == own.physfn
-    ]
-    return sum(v.current != 0 for v in mates) / len(mates) if mates else 0.0

@@ -13,6 +13,8 @@ from qlaunch.profile.vgpu import Vgpu, Wish, fits_form, least_bytes, least_pixel
 from qlaunch.values import CpuSet, PciAddress, parse_pci_address
 
 LIST = "qlaunch devices --vgpu lists what this host has"
+WHOLE = "goes to the guest as a whole, by a [[pci]] table"
+ONE_OF_TWO = "a guest has the whole card or slices of it: drop one of the two tables"
 Kind = Literal["auto", "mdev", "vf", "nvidia-vf"]
 
 
@@ -48,24 +50,39 @@ class Choice(Struct, frozen=True, kw_only=True):
     type: str = ""
     address: PciAddress | None = None  # of the virtual function
     number: int = 0  # of the virtual function on its parent; of an NVIDIA type
-    existing: bool = False  # the mediated device is there already
+    existing: bool = False  # the mediated device, or this type on the function, is there already
     enable: int = 0  # how many virtual functions the physical one then has
     load: str = ""  # a module that makes the type appear
     free: str = ""  # what was left, for the plan's reader
+    memory: int = 0  # bytes of an NVIDIA type that is made, where its name tells
 
 
 class Taken(Struct):
     """What earlier tables of the same machine have been given."""
 
-    instances: dict[tuple[str, str], int]
-    functions: set[str]
+    instances: dict[tuple[str, str], int] = field(default_factory=dict)
+    functions: set[str] = field(default_factory=set)
     claims: dict[str, str] = field(default_factory=dict)  # what other machines have
+    cards: frozenset[str] = frozenset()  # what goes to the guest by [[pci]], whole groups included
+    made: dict[str, tuple[Choice, ...]] = field(default_factory=dict)  # NVIDIA's, by their card
     emulated: bool = False  # a wish for a virtio card was granted: there is one card
+
+    def copy(self) -> Taken:
+        """One that can be added to by itself."""
+        return Taken(dict(self.instances), set(self.functions), self.claims, self.cards,
+                     dict(self.made), self.emulated)
+
+    def has(self, address: str) -> bool:
+        """Whether this machine has a device already."""
+        return address in self.functions or address in self.cards
 
     def add(self, choice: Choice) -> None:
         """What one more table has been given."""
         if choice.address is not None:
             self.functions.add(choice.address)
+            if choice.kind == "nvidia-vf" and not choice.existing:
+                card = choice.parent or choice.address
+                self.made[card] = (*self.made.get(card, ()), choice)
         elif not choice.existing:
             key = (choice.parent, choice.type)
             self.instances[key] = self.instances.get(key, 0) + 1

@@ -151,3 +151,22 @@ def test_functions_are_shared_and_switched_off_by_the_last(kernel: VgpuKernel) -
     assert any("stay on" in text for text in end(first))
     assert any("are off" in text for text in end(second))
     assert snapshot(kernel.root) == before
+
+
+def test_two_vgpus_of_one_machine_find_room_on_two_cards(kernel: VgpuKernel) -> None:
+    """The kernel refuses the second on a card that the first fills (EINVAL)."""
+    second = "0000:81:00.0"
+    kernel.add_device(second, ids="10de:26b1", driver="nvidia", group=80, methods="bus")
+    kernel.add_sriov(second, 3, offset=4, vf="26b1", matches="nvidia")
+    kernel.write(kernel.device(second) / "sriov_numvfs", b"3")
+    kernel.add_nvidia(second, ADA, pool=16)
+    before = snapshot(kernel.root)
+    tables = [{"type": "NVIDIA RTX6000-Ada-16Q"}] * 3
+    made = make_plan(build({"name": "a", "vgpu": tables[:2]}), facts(kernel))
+    engine = begin(kernel, made)
+    assert {v.parent for v in made.vgpus} == {NVIDIA, second}
+    end(engine)
+    assert snapshot(kernel.root) == before
+    assert faults(make_plan(build({"name": "a", "vgpu": tables}), facts(kernel))) == [
+        "no card has room for this beside the machine's other vGPUs"
+    ]
