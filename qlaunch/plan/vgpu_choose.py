@@ -16,7 +16,7 @@ from qlaunch.plan.vgpu_mdev import find_mdev, fits, parents_of
 from qlaunch.plan.vgpu_nvidia import find_nvidia
 from qlaunch.plan.vgpu_try import find_fault, given_whole
 from qlaunch.plan.vgpu_vf import find_vf
-from qlaunch.plan.vgpu_want import LIST, Choice, Taken, Want, is_named, want_of
+from qlaunch.plan.vgpu_want import LIST, ONE_OF_TWO, Choice, Taken, Want, is_named, want_of
 from qlaunch.profile.pci import Pci
 from qlaunch.profile.profile import Profile
 from qlaunch.profile.vgpu import Vgpu, Wish
@@ -201,7 +201,7 @@ def _not_ours(draft: Draft, device: PciDevice, taken: Taken) -> Problem | None:
     if taken.has(device.address) or any(is_named(device, p.device) for p in draft.profile.pci):
         return Problem("it is another table's")
     if any(device.address in (c.parent, c.address) for c in draft.vgpus.values()):
-        return Problem("another table has a slice of it")
+        return Problem("another table has a slice of it", hint=ONE_OF_TWO)
     if device.address in taken.claims:
         return Problem(f"it is in use by the machine {taken.claims[device.address]}")
     return None

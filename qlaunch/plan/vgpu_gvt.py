@@ -17,18 +17,32 @@ _TYPES = (
     ("8", 448, (1024, 768)), ("4", 640, (1920, 1200)), ("2", 1280, (1920, 1200)),
     ("1", 2560, (1920, 1200)),
 )
+# What i915 makes vGPUs of (is_supported_device, drivers/gpu/drm/i915/intel_gvt.c): the beginnings
+# of their ids in include/drm/i915_pciids.h, which no other platform of i915's shares.
 _BROADWELL = "8086:16"  # its types are V4, all later ones' V5 (intel_gvt_init_vgpu_types)
+_MAKERS = (
+    _BROADWELL, "8086:19", "8086:59",  # Skylake, Kaby Lake
+    "8086:0a84", "8086:1a84", "8086:1a85", "8086:5a84", "8086:5a85",  # Broxton (Apollo Lake)
+    "8086:3e", "8086:87c", "8086:9b",  # Coffee and Whiskey Lake, Amber Lake, Comet Lake
+)
 
 
 def gvt_card(want: Want, facts: HostFacts, info: VgpuFacts) -> PciDevice | None:
-    """The Intel card that makes no types, but would have to for this want."""
-    if want.type and not _is_gvt(want.type):
+    """The Intel card that makes no types, but would have to for this want; of several one that
+    can."""
+    if want.type and not is_gvt(want.type):
         return None
     names = [p.name for p in info.parents]
-    return next(
-        (d for d in facts.pci or ()
-         if d.driver == "i915" and is_named(d, want.parent) and d.address not in names), None,
-    )
+    cards = [
+        d for d in facts.pci or ()
+        if d.driver == "i915" and is_named(d, want.parent) and d.address not in names
+    ]
+    return next((d for d in cards if is_maker(d)), cards[0] if cards else None)
+
+
+def is_maker(card: PciDevice) -> bool:
+    """Whether GVT-g is for this card, by its id: until kvmgt is loaded nothing else tells."""
+    return card.id.startswith(_MAKERS)
 
 
 def find_other_driver(want: Want, facts: HostFacts) -> Problem | None:
@@ -38,22 +52,46 @@ def find_other_driver(want: Want, facts: HostFacts) -> Problem | None:
          if is_display(d) and d.id.startswith("8086:") and d.driver != "i915" and not d.physfn
          and is_named(d, want.parent)), None,
     )
-    if card is None or not _is_gvt(want.type or ""):
+    if card is None or not is_gvt(want.type or ""):
         return None
     return Problem(
         f"GVT-g is i915's, and {card.address} is on {card.driver or 'no driver'}",
         found=f"{card.address} [{card.id}]",
         hint=f"qlaunch unbind {card.address} gives it back, where VFIO has it; xe has no GVT-g"
         if card.driver else "modprobe i915",
-    )
+    ) if is_maker(card) else _no_gvt(card)
 
 
-def _is_gvt(kind: str) -> bool:
+def is_gvt(kind: str) -> bool:
+    """Whether a type's name is one of i915's."""
     return "i915-" in kind or "GVTg" in kind
 
 
 def make_gvt(want: Want, info: VgpuFacts, card: PciDevice) -> Choice | Problem:
     """A type that is there once kvmgt is loaded, or why there will be none."""
+    refusal = _refusal(info, card) if is_maker(card) else _no_gvt(card)
+    if refusal is not None:
+        return refusal
+    if not want.of_type:
+        return Problem(
+            f"which types {card.address} has is known once kvmgt is loaded",
+            found="the module kvmgt is not loaded", hint="modprobe kvmgt",
+        )
+    kind = _coming(want, card)
+    if not kind:
+        return Problem(
+            "GVT-g has no type as large", allowed=str(want),
+            found=f"the largest has {_TYPES[-1][1]}M and shows "
+            f"{'x'.join(str(n) for n in _TYPES[-1][2])}",
+        )
+    return Choice(
+        kind="mdev", parent=card.address, type=kind, load="kvmgt",
+        free="rule: how many it can make is known once kvmgt is loaded",
+    )
+
+
+def _refusal(info: VgpuFacts, card: PciDevice) -> Problem | None:
+    """Why a card that GVT-g is for makes nothing, and loading kvmgt would not help."""
     off = _switches(info, card)
     if off:
         return Problem(
@@ -73,21 +111,18 @@ def make_gvt(want: Want, info: VgpuFacts, card: PciDevice) -> Choice | Problem:
             found="/sys/class/mdev_bus has no entry of it",
             hint="GVT-g is for Intel's 5th to 10th generation; see dmesg | grep -i gvt",
         )
-    if not want.of_type:
-        return Problem(
-            f"which types {card.address} has is known once kvmgt is loaded",
-            found="the module kvmgt is not loaded", hint="modprobe kvmgt",
-        )
-    kind = _coming(want, card)
-    if not kind:
-        return Problem(
-            "GVT-g has no type as large", allowed=str(want),
-            found=f"the largest has {_TYPES[-1][1]}M and shows "
-            f"{'x'.join(str(n) for n in _TYPES[-1][2])}",
-        )
-    return Choice(
-        kind="mdev", parent=card.address, type=kind, load="kvmgt",
-        free="rule: how many it can make is known once kvmgt is loaded",
+    return None
+
+
+def _no_gvt(card: PciDevice) -> Problem:
+    """A card older or newer than GVT-g. The newer ones that are sliced have virtual functions."""
+    hint = f'its slices are virtual functions: parent = "{card.id}", in a list {{vf = "{card.id}"}}'
+    return Problem(
+        f"{card.address} is of a generation that has no GVT-g", found=f"{card.address} [{card.id}]",
+        allowed="Intel's 5th to 10th generation, Ice Lake excepted",
+        hint=hint if card.sriov_total else 'share it by an emulated card: display.vga = "virtio-gl"'
+        ', in a list {virtio = "virtio-gl"}; Intel\'s 12th generation and newer have virtual '
+        "functions where the kernel shows them (sriov_totalvfs)",
     )
 
 
@@ -123,7 +158,7 @@ def check_refused(draft: Draft, key: str, wants: list[Want]) -> None:
         return
     for want in wants:
         card = gvt_card(want, facts, info)
-        if card is not None and _switches(info, card):
+        if card is not None and is_maker(card) and _switches(info, card):
             check_host(draft, key)
             return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qlaunch.errors import Problem
 from qlaunch.facts.model import HostFacts
 from qlaunch.facts.vgpu_model import Mdev, MdevParent, MdevType, VgpuFacts
-from qlaunch.plan.vgpu_gvt import find_other_driver, gvt_card, make_gvt
+from qlaunch.plan.vgpu_gvt import find_other_driver, gvt_card, is_maker, make_gvt
 from qlaunch.plan.vgpu_want import (
     LIST,
     ONE_OF_TWO,
@@ -158,7 +158,7 @@ def _no_type(
             hint=near_name(want.type, [t.id for p in parents for t in p.types]) or LIST,
         )
     intel = gvt_card(want, facts, info)
-    if intel is not None:
+    if intel is not None and (want.type or is_maker(intel)):
         return make_gvt(want, info, intel)
     elsewhere = find_other_driver(want, facts)
     if elsewhere is not None:
@@ -173,6 +173,12 @@ def _no_type(
             found=f"0 of {off[0].sriov_total}",
             hint=f"NVIDIA's own tool does that: /usr/lib/nvidia/sriov-manage -e {off[0].address}",
         )
+    if intel is not None:
+        return make_gvt(want, info, intel)
+    return _no_parent(want, info)
+
+
+def _no_parent(want: Want, info: VgpuFacts) -> Problem:
     if not info.parents and "mdev" not in info.modules:
         return Problem(
             "no driver of this host offers mediated devices", found="the module mdev is not loaded",

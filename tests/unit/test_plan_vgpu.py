@@ -226,6 +226,61 @@ class TestMediatedDevices:
             f"GVT-g is i915's, and 0000:00:02.0 is on {driver or 'no driver'}")
         assert problem.hint.startswith(hint)
 
+    @pytest.mark.parametrize(("ident", "driver", "total", "hint"), [
+        ("8086:46a6", "i915", 7, 'parent = "8086:46a6"'),  # Alder Lake
+        ("8086:46a6", "xe", 7, 'parent = "8086:46a6"'),
+        ("8086:a7a0", "i915", None, 'display.vga = "virtio-gl"'),  # Raptor Lake
+        ("8086:8a52", "i915", None, 'display.vga = "virtio-gl"'),  # Ice Lake
+        ("8086:0412", "i915", None, 'display.vga = "virtio-gl"'),  # Haswell
+    ])
+    def test_a_generation_without_gvt_g(
+        self, laptop: HostFacts, ident: str, driver: str, total: int | None, hint: str
+    ) -> None:
+        """No switch of the kernel helps, so none is told, and the next wish has its turn."""
+        pci = tuple(
+            replace(d, id=PciId(ident), driver=driver, sriov_total=total)
+            if d.id == "8086:5917" else d for d in laptop.pci or ()
+        )
+        for enabled in "YN":
+            facts = changed(laptop, parents=(), parameters={"i915.enable_gvt": enabled},
+                            modules=("i915",))
+            facts = replace(facts, pci=pci, iommu=Iommu(enabled=False, reason="off"))
+            plan = planned('guest = "windows10"\n[[vgpu]]\ntype = "i915-GVTg_V5_4"\n', facts)
+            assert said(plan) == ["vgpu[0]: 0000:00:02.0 is of a generation that has no GVT-g"]
+            assert hint in plan.problems[0].hint
+            assert said(plan, "warning") == []
+        text = '[[vgpu]]\nany = [{type = "i915-GVTg_V5_4"}, {vf = "1b36:0010"}]\n'
+        card = next(d for d in pci if d.id == ident)
+        facts = replace(sriov_host(), pci=(card, *(sriov_host().pci or ())[1:]))
+        assert planned(text, facts).vgpus[0].kind == "vf"
+
+    @pytest.mark.parametrize("ident", [
+        "8086:1616", "8086:1912", "8086:5912", "8086:5a84", "8086:3e92", "8086:3ea0", "8086:87ca",
+        "8086:9bc5",
+    ])
+    def test_a_generation_with_gvt_g(self, laptop: HostFacts, ident: str) -> None:
+        facts = changed(laptop, parents=(), parameters={"i915.enable_gvt": "Y"}, modules=("i915",))
+        newer = device("03:00.0", "8086:56a0", driver="i915")
+        pci = tuple(replace(d, id=PciId(ident)) if d.id == "8086:5917" else d
+                    for d in laptop.pci or ())
+        plan = planned('[[vgpu]]\ntype = "GVTg_V5_4"\n', replace(facts, pci=(newer, *pci)))
+        assert said(plan) == []
+        assert plan.vgpus[0].parent == "0000:00:02.0"
+
+    def test_a_wish_for_memory_is_not_only_gvt_gs(self, laptop: HostFacts) -> None:
+        card = device("00:02.0", "8086:46a6", driver="i915")
+        nvidia = device("41:00.0", "10de:2236", driver="nvidia", sriov_total=8, sriov_count=0)
+        facts = replace(changed(laptop, parents=(), modules=("i915",)), pci=(card, nvidia))
+        plan = planned('[[vgpu]]\nmemory = ">=1G"\n', facts)
+        assert "sriov-manage -e 0000:41:00.0" in plan.problems[0].hint
+        plan = planned('[[vgpu]]\nmemory = ">=1G"\n', replace(facts, pci=(card,)))
+        assert said(plan) == ["vgpu[0]: 0000:00:02.0 is of a generation that has no GVT-g"]
+
+    def test_types_that_are_there_are_believed(self, laptop: HostFacts) -> None:
+        pci = tuple(replace(d, id=PciId("8086:46a6")) if d.id == "8086:5917" else d
+                    for d in laptop.pci or ())
+        assert said(planned('[[vgpu]]\ntype = "GVTg_V5_4"\n', replace(laptop, pci=pci))) == []
+
     def test_an_old_kernel_needs_vfio_mdev(self, laptop: HostFacts) -> None:
         facts = replace(laptop, kernel=Kernel(release="5.15.0-91-generic"))
         plan = planned('[[vgpu]]\ntype = "GVTg_V5_4"\n', facts)
@@ -663,6 +718,12 @@ class TestNvidia:
     def test_they_are_no_mediated_devices(self, server: HostFacts) -> None:
         plan = planned('[[vgpu]]\nkind = "mdev"\ntype = "557"\n', server)
         assert "on virtual functions" in plan.problems[0].hint
+
+    def test_another_makers_type_is_not_one_that_cannot_be_made_now(
+        self, server: HostFacts
+    ) -> None:
+        plan = planned('[[vgpu]]\ntype = "i915-GVTg_V5_4"\n', server)
+        assert said(plan) == ["vgpu[0]: no device of this host makes such a vGPU"]
 
     def test_a_type_that_cannot_be_made(self, server: HostFacts) -> None:
         plan = planned('[[vgpu]]\nkind = "nvidia-vf"\ntype = "NVIDIA A40-48C"\n', server)
