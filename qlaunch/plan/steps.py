@@ -228,8 +228,11 @@ class EnableVfs(_Step, frozen=True, kw_only=True, tag="enable-vfs"):
     address: PciAddress
     count: int
     uses: tuple[tuple[int, PciAddress], ...] = ()
+    on: bool = False  # they were when this was planned
 
     def __str__(self) -> str:
+        if self.on:
+            return f"keep the {self.count} virtual functions of {self.address} that are on"
         return f"switch on {self.count} virtual functions of {self.address}"
 
 

@@ -26,6 +26,7 @@ from qlaunch.plan.vgpu_check import check_slice
 from qlaunch.plan.vgpu_choose import choose_vgpus
 from qlaunch.plan.vgpu_model import PlannedVgpu
 from qlaunch.plan.vgpu_screen import choose_screen, is_dmabuf
+from qlaunch.plan.vgpu_vf import count_of
 from qlaunch.plan.vgpu_want import Choice
 from qlaunch.profile.vgpu import Vgpu, fits_form
 from qlaunch.values import PciAddress
@@ -145,16 +146,16 @@ def _enables(functions: list[tuple[PlannedVgpu, Choice]]) -> list[Step]:
     """One step a physical function, with all that this machine has of it."""
     steps: dict[str, Step] = {}
     for slice_, choice in functions:
-        if not choice.enable:
+        if not choice.enable or choice.parent in steps:
             continue
         uses = tuple(
             (c.number, c.address) for _, c in functions
             if c.parent == choice.parent and c.address is not None
         )
-        steps.setdefault(
-            choice.parent,
-            EnableVfs(address=PciAddress(choice.parent), count=choice.enable, uses=uses,
-                      why=_told(slice_.key, choice)),
+        steps[choice.parent] = EnableVfs(
+            address=PciAddress(choice.parent), uses=uses, on=choice.on,
+            count=count_of((c for _, c in functions), choice.parent),
+            why=_told(slice_.key, choice),
         )
     return list(steps.values())
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from qlaunch.facts.model import PciDevice
 from qlaunch.plan.cards import is_display
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.takeover import check_device, check_iommu, may_stay
 from qlaunch.plan.vgpu_gvt import check_host
 from qlaunch.plan.vgpu_screen import is_dmabuf
+from qlaunch.plan.vgpu_vf import count_of, is_network
 from qlaunch.plan.vgpu_want import Choice
 from qlaunch.profile.vgpu import Vgpu
-
-_NETWORK = 0x02  # PCI base class
 
 
 def check_slice(draft: Draft, key: str, table: Vgpu, choice: Choice) -> None:
@@ -104,8 +104,11 @@ def _check_count(draft: Draft, key: str, table: Vgpu, choice: Choice) -> None:
     if card is None:
         return
     total, now = card.sriov_total or 0, card.sriov_count or 0
+    count = count_of(draft.vgpus.values(), choice.parent)
+    if not now and is_network(card):
+        _check_link(draft, key, card, count)
     if table.vfs is None:
-        if is_display(card) and not now and total > 1:
+        if is_display(card) and not now and 1 < total == count:
             draft.problem(
                 f"all {total} virtual functions of {card.address} are switched on, and each has "
                 f"that part of the card's memory", f"{key}.vfs", severity="warning",
@@ -118,12 +121,30 @@ def _check_count(draft: Draft, key: str, table: Vgpu, choice: Choice) -> None:
         draft.problem(f"{now} virtual functions of {card.address} are on, and stay so many",
                       f"{key}.vfs", found=str(table.vfs), severity="note",
                       hint="the count can change when none is on")
+    elif not now and count > table.vfs:
+        draft.problem(f"{count} virtual functions of {card.address} are switched on, because other "
+                      "tables want more", f"{key}.vfs", found=str(table.vfs), severity="note",
+                      hint="say one number in all tables of this card")
+
+
+def _check_link(draft: Draft, key: str, card: PciDevice, count: int) -> None:
+    """Drivers start a card's queues anew for its virtual functions, and the link goes down and up.
+    Told by the first table of a card."""
+    first = next(n for n, c in draft.vgpus.items() if c.parent == card.address)
+    used = [h.what for h in card.holders or () if h.kind in ("link", "route")]
+    if used and key == f"vgpu[{first}]":
+        draft.problem(
+            f"{card.address} carries {used[0]}; its link may be down for a moment when its virtual "
+            "functions are switched on", key, severity="warning",
+            hint=f"echo {count} | sudo tee /sys/bus/pci/devices/{card.address}/sriov_numvfs does "
+            "that beforehand, at a time of your choice",
+        )
 
 
 def _check_network(draft: Draft, key: str, table: Vgpu, choice: Choice) -> None:
     card = draft.facts.device(choice.parent)
     said = [k for k in ("mac", "vlan") if getattr(table, k) is not None]
-    if card is None or not said or card.base_class == _NETWORK:
+    if card is None or not said or is_network(card):
         return
     draft.problem(f"{card.address} is no network card, and its functions have no {said[0]}",
                   f"{key}.{said[0]}", hint="drop it, or name a network card")

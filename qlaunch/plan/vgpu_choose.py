@@ -149,7 +149,7 @@ def _faultless(draft: Draft, number: int, want: Want, taken: Taken) -> Choice | 
         first = first or fault
         if found.address is None or found.address in passed.functions:
             break
-        passed.add(found)
+        passed.functions.add(found.address)  # it is not to be had, and takes nothing of its card
         found = choose(draft, want, passed)
     return first or found
 

@@ -119,7 +119,7 @@ def _no_room(
         "no card has room for this beside the machine's other vGPUs", allowed=str(want),
         found="; ".join(
             f"{card} has {_largest(card, facts, info) >> 30}G, and is to make "
-            f"{', '.join(c.type for c in taken.made.get(card, ()))}" for card in cards
+            f"{', '.join(c.type for c in _made(card, taken))}" for card in cards
         ),
         hint="take smaller types, or leave a table out",
     )
@@ -136,7 +136,7 @@ def _is_over(
     """
     function, kind = fit
     card = _card(function, facts)
-    own = sum(c.memory for c in taken.made.get(card, ()))
+    own = sum(c.memory for c in _made(card, taken))
     if not own or function.current == kind.number:
         return False
     if sure and not _is_idle(card, facts, info):
@@ -159,7 +159,12 @@ def _largest(card: str, facts: HostFacts, info: VgpuFacts) -> int:
 def _is_mixed(fit: _Fit, facts: HostFacts, taken: Taken) -> bool:
     """Whether this machine is to have another type of the same card."""
     function, kind = fit
-    return any(c.number != kind.number for c in taken.made.get(_card(function, facts), ()))
+    return any(c.number != kind.number for c in _made(_card(function, facts), taken))
+
+
+def _made(card: str, taken: Taken) -> list[Choice]:
+    """What is to be made of a card for this machine."""
+    return [c for c in taken.of_card.get(card, ()) if not c.existing]
 
 
 def _card(function: NvidiaVf, facts: HostFacts) -> str:

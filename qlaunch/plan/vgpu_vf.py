@@ -2,12 +2,14 @@
 
 A physical function's virtual ones are numbered by offset and stride (PCI Express, 9.2.1.2), so
 those that are not switched on yet can be planned with. Their count cannot be changed while it is
-not zero (sriov_numvfs_store, EBUSY), so a physical function whose are on is taken as it is.
+not zero (sriov_numvfs_store, EBUSY), so a physical function whose are on is taken as it is. Of a
+network card no more are switched on than the machine needs: each takes queues and filters from the
+host's own link. Of others all are, so that the next machine finds one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -26,6 +28,8 @@ from qlaunch.plan.vgpu_want import (
     user_of,
 )
 from qlaunch.values import PciAddress
+
+_NETWORK = 0x02  # PCI base class
 
 
 class _Function(Struct, frozen=True):
@@ -64,7 +68,7 @@ def find_vf(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choi
     usable: list[_Function] = []
     for physical, sriov in parents:
         obstacle = WHOLE if physical.address in taken.cards else ""
-        obstacle = obstacle or _obstacle(physical, sriov, _count(physical, want))
+        obstacle = obstacle or _obstacle(physical, sriov, _least(physical, want, taken))
         obstacle = obstacle or _owner(physical.address, taken)
         if obstacle:
             refused.append((physical.address, obstacle))
@@ -78,11 +82,8 @@ def find_vf(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choi
             else:
                 usable.append(one)
     if not usable:
-        whole = any(reason == WHOLE for _, reason in refused)
-        return Problem(
-            "no virtual function is free", found=_shortened(refused),
-            hint=ONE_OF_TWO if whole else LIST,
-        )
+        return Problem("no virtual function is free", found=_shortened(refused),
+                       hint=_way_on(refused, [d for d, _ in parents]))
 
     def rank(one: _Function) -> tuple[bool, int, float, PciAddress, int]:
         """One that nobody has bound, then one of the host's, then one that somebody prepared."""
@@ -91,14 +92,31 @@ def find_vf(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choi
         return (is_far(one.physical, want), bound, one.load, one.physical.address, one.number)
 
     best = min(usable, key=rank)
-    total = _count(best.physical, want)
-    free = sum(one.physical.address == best.physical.address for one in usable)
-    there = "they are on already, " if best.physical.sriov_count else ""
+    physical = best.physical
+    total = _count(physical, want, taken)
+    free = sum(one.physical.address == physical.address for one in usable)
+    few = not physical.sriov_count and want.vfs is None and is_network(physical)
+    there = "they are on already, " if physical.sriov_count else ""
+    there = "as many as this machine needs, " if few else there
     left = "and this one is named" if want.parent == best.address else f"{free} of {total} are free"
     return Choice(
-        kind="vf", parent=best.physical.address, address=best.address, number=best.number,
-        enable=total, free=f"rule: {there}{left}",
+        kind="vf", parent=physical.address, address=best.address, number=best.number,
+        enable=best.number + 1 if few else total, said=want.vfs is not None,
+        on=bool(physical.sriov_count), free=f"rule: {there}{left}",
     )
+
+
+def count_of(choices: Iterable[Choice], physical: str) -> int:
+    """How many virtual functions a physical one is to have for all tables of the machine: the most
+    that one says, and enough for all; where none says it, the most that one would have."""
+    own = [c for c in choices if c.kind == "vf" and c.parent == physical]
+    said = [c.enable for c in own if c.said]
+    return max(*said, *(c.number + 1 for c in own)) if said else max(c.enable for c in own)
+
+
+def is_network(device: PciDevice) -> bool:
+    """Whether it is a network card."""
+    return device.base_class == _NETWORK
 
 
 def _shortened(refused: list[tuple[str, str]]) -> str:
@@ -131,9 +149,39 @@ def _owner(address: PciAddress, taken: Taken) -> str:
     return f"is in use by the machine {owner}" if owner else ""
 
 
-def _count(physical: PciDevice, want: Want) -> int:
-    """How many virtual functions it has, or is to be given."""
-    return physical.sriov_count or min(want.vfs or 1 << 16, physical.sriov_total or 0)
+def _count(physical: PciDevice, want: Want, taken: Taken) -> int:
+    """How many virtual functions it has, or could be given: as many as another table of the machine
+    says, and one for each that leaves it open."""
+    if physical.sriov_count:
+        return physical.sriov_count
+    total = physical.sriov_total or 0
+    if want.vfs is None:
+        return total
+    own = _own(physical, taken)
+    left_open = any(not c.said for c in own)
+    said = [want.vfs, *(c.enable for c in own if c.said)]
+    return min(total, max(*said, len(own) + 1 if left_open else 0))
+
+
+def _least(physical: PciDevice, want: Want, taken: Taken) -> int:
+    """How many it is to be given for this."""
+    if want.vfs is None and is_network(physical):
+        return len(_own(physical, taken)) + 1
+    return _count(physical, want, taken)
+
+
+def _own(physical: PciDevice, taken: Taken) -> tuple[Choice, ...]:
+    return taken.of_card.get(physical.address, ())
+
+
+def _way_on(refused: list[tuple[str, str]], parents: list[PciDevice]) -> str:
+    if any(reason == WHOLE for _, reason in refused):
+        return ONE_OF_TWO
+    few = next((d for d in parents if 0 < (d.sriov_count or 0) < (d.sriov_total or 0)), None)
+    if few is None:
+        return LIST
+    return (f"{few.address} has {few.sriov_count} of {few.sriov_total} on, which can change when "
+            "none is used: vfs says how many, in the profile of the machine that starts first")
 
 
 def _obstacle(physical: PciDevice, sriov: Sriov, count: int) -> str:
@@ -162,7 +210,7 @@ def _obstacle(physical: PciDevice, sriov: Sriov, count: int) -> str:
 def _functions(
     physical: PciDevice, sriov: Sriov, want: Want, facts: HostFacts, taken: Taken
 ) -> Iterator[_Function]:
-    count = _count(physical, want)
+    count = _count(physical, want, taken) if sriov.stride else 1
     addresses = [vf_address(physical.address, sriov, n) for n in range(count)]
     gone = {*taken.functions, *taken.cards, *taken.claims}
     used = sum(a in gone or bool(user_of(facts.device(a))) for a in addresses)

@@ -51,7 +51,9 @@ class Choice(Struct, frozen=True, kw_only=True):
     address: PciAddress | None = None  # of the virtual function
     number: int = 0  # of the virtual function on its parent; of an NVIDIA type
     existing: bool = False  # the mediated device, or this type on the function, is there already
-    enable: int = 0  # how many virtual functions the physical one then has
+    enable: int = 0  # how many virtual functions the physical one is to have at least
+    said: bool = False  # the profile says how many
+    on: bool = False  # they are on already
     load: str = ""  # a module that makes the type appear
     free: str = ""  # what was left, for the plan's reader
     memory: int = 0  # bytes of an NVIDIA type that is made, where its name tells
@@ -64,13 +66,13 @@ class Taken(Struct):
     functions: set[str] = field(default_factory=set)
     claims: dict[str, str] = field(default_factory=dict)  # what other machines have
     cards: frozenset[str] = frozenset()  # what goes to the guest by [[pci]], whole groups included
-    made: dict[str, tuple[Choice, ...]] = field(default_factory=dict)  # NVIDIA's, by their card
+    of_card: dict[str, tuple[Choice, ...]] = field(default_factory=dict)  # by physical function
     emulated: bool = False  # a wish for a virtio card was granted: there is one card
 
     def copy(self) -> Taken:
         """One that can be added to by itself."""
         return Taken(dict(self.instances), set(self.functions), self.claims, self.cards,
-                     dict(self.made), self.emulated)
+                     dict(self.of_card), self.emulated)
 
     def has(self, address: str) -> bool:
         """Whether this machine has a device already."""
@@ -80,9 +82,8 @@ class Taken(Struct):
         """What one more table has been given."""
         if choice.address is not None:
             self.functions.add(choice.address)
-            if choice.kind == "nvidia-vf" and not choice.existing:
-                card = choice.parent or choice.address
-                self.made[card] = (*self.made.get(card, ()), choice)
+            card = choice.parent or choice.address
+            self.of_card[card] = (*self.of_card.get(card, ()), choice)
         elif not choice.existing:
             key = (choice.parent, choice.type)
             self.instances[key] = self.instances.get(key, 0) + 1

@@ -104,9 +104,11 @@ class Vgpu(Table, frozen=True):
     vfs: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | None,
         Meta(
-            description="How many virtual functions to switch on when none is; all when absent. "
-            "A graphics card divides its memory among those that are on. They are switched off "
-            "again with the last machine that uses one."
+            description="How many virtual functions to switch on when none is; when absent as many "
+            "as the machine needs of a network card, all of another. The most that a table of the "
+            "machine says counts, and stays while one is used. A graphics card divides its memory "
+            "among those that are on. They are switched off again with the last machine that uses "
+            "one."
         ),
     ] = None
     mac: Annotated[

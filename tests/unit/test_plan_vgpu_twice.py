@@ -3,12 +3,12 @@ missing for the next."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from msgspec.structs import replace
 
-from qlaunch.facts.model import HostFacts, PciDevice
+from qlaunch.facts.model import Holder, HostFacts, PciDevice
 from qlaunch.facts.vgpu_model import (
     Mdev,
     MdevParent,
@@ -19,10 +19,10 @@ from qlaunch.facts.vgpu_model import (
     VgpuFacts,
 )
 from qlaunch.plan.model import Plan
-from qlaunch.plan.steps import CreateMdev, SetVgpuType
+from qlaunch.plan.steps import CreateMdev, EnableVfs, SetVgpuType
 from qlaunch.values import PciId
 from tests.fake.plans import NET, VGA, device, host, planned, said
-from tests.unit.test_plan_vgpu import options
+from tests.unit.test_plan_vgpu import options, sriov_host
 
 GIB = 1 << 30
 NIC = "8086:10fb"
@@ -204,6 +204,72 @@ class TestNvidiasMemory:
         facts = cards("41", "81", types=(TYPES[1],), made=557)
         plan = planned(self.SMALL * 2, facts)
         assert [v.parent[5:7] for v in plan.vgpus] == ["81", "41"]
+
+
+class TestHowManyAreOn:
+    NVME, VF = "1b36:0010", '[[vgpu]]\nkind = "vf"\nparent = "{}"\n'
+
+    @pytest.mark.parametrize(("said_by", "count"), [
+        ((1, 4), 4), ((4, 1), 4), ((1, None), 2), ((None, 1), 2), ((None, 3), 3), ((None, None), 4),
+    ])
+    def test_the_most_that_a_table_says(
+        self, said_by: tuple[int | None, ...], count: int
+    ) -> None:
+        text = "".join(self.VF.format(self.NVME) + (f"vfs = {n}\n" if n else "") for n in said_by)
+        plan = planned(text, sriov_host())
+        assert said(plan) == []
+        [step] = [s for s in plan.steps if isinstance(s, EnableVfs)]
+        assert (step.count, [number for number, _ in step.uses]) == (count, [0, 1])
+        fewer = [n for n, v in enumerate(said_by) if v and v < count]
+        assert said(plan, "note") == [
+            f"vgpu[{n}].vfs: {count} virtual functions of 0000:03:00.0 are switched on, because "
+            "other tables want more" for n in fewer
+        ]
+
+    def test_one_is_not_enough_for_two(self) -> None:
+        plan = planned((self.VF.format(self.NVME) + "vfs = 1\n") * 2, sriov_host())
+        assert said(plan) == ["vgpu[1]: no virtual function is free"]
+
+    def test_of_a_network_card_as_many_as_are_needed(self) -> None:
+        for tables, more, count in ((1, "", 1), (2, "", 2), (1, "vfs = 8\n", 8)):
+            plan = planned((self.VF.format(NIC) + more) * tables, nic(0))
+            assert said(plan) == said(plan, "warning") == []
+            [step] = [s for s in plan.steps if isinstance(s, EnableVfs)]
+            assert step.count == count
+            assert more or "as many as this machine needs" in step.why
+        one = nic(0)
+        assert one.vgpu is not None
+        known = replace(one.vgpu.sriov[0], stride=0)  # is told once two are on
+        one = replace(one, vgpu=replace(one.vgpu, sriov=(known,)))
+        assert said(planned(self.VF.format(NIC), one)) == []
+        assert "says where" in planned(self.VF.format(NIC) * 2, one).problems[0].found
+
+    @pytest.mark.parametrize("kind", ["link", "route"])
+    def test_the_hosts_own_link_may_go_down_for_a_moment(
+        self, kind: Literal["link", "route"]
+    ) -> None:
+        used = (Holder(kind=kind, what="eno1, the default route"),)
+        plan = planned(self.VF.format(NIC) * 2, nic(0, holders=used))
+        assert said(plan) == []
+        assert said(plan, "warning") == [
+            "vgpu[0]: 0000:61:00.0 carries eno1, the default route; its link may be down for a "
+            "moment when its virtual functions are switched on"
+        ]
+        assert said(planned(self.VF.format(NIC), nic(2, holders=used)), "warning") == []
+
+    def test_who_comes_second_is_told_what_to_do(self) -> None:
+        facts = nic(1)
+        assert facts.vgpu is not None
+        claims = {"0000:61:10.0": "first"}
+        facts = replace(facts, vgpu=replace(facts.vgpu, claims=claims))
+        [problem] = planned(self.VF.format(NIC), facts).problems
+        assert problem.found == "0000:61:10.0 is in use by the machine first"
+        assert "0000:61:00.0 has 1 of 63 on" in problem.hint
+
+    def test_those_that_are_on_are_not_switched_on(self) -> None:
+        plan = planned(self.VF.format(NIC), nic(2))
+        [step] = [s for s in plan.steps if isinstance(s, EnableVfs)]
+        assert str(step) == "keep the 2 virtual functions of 0000:61:00.0 that are on"
 
 
 class TestWhatIsThere:
