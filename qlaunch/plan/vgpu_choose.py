@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from qlaunch.errors import Problem
 from qlaunch.facts.model import PciDevice
 from qlaunch.plan.draft import Draft
-from qlaunch.plan.vgpu_gvt import check_refused
+from qlaunch.plan.vgpu_gvt import check_refused, gvt_card, is_gvt
 from qlaunch.plan.vgpu_mdev import find_mdev, fits, parents_of
 from qlaunch.plan.vgpu_nvidia import find_nvidia
 from qlaunch.plan.vgpu_try import find_fault, given_whole
@@ -72,6 +72,7 @@ def choose(draft: Draft, want: Want, taken: Taken) -> Choice | Problem:
         problems.append(found)
     # Of two refusals the one that is about what there is.
     known = any(fits(kind, want) for parent in info.parents for kind in parent.types)
+    known = known or (is_gvt(want.type or "") and gvt_card(want, facts, info) is not None)
     return problems[1] if len(problems) > 1 and info.nvidia and not known else problems[0]
 
 

@@ -139,6 +139,18 @@ def check_twice(profile: Profile) -> Iterator[Finding]:
         yield Finding(("vgpu", number, "ramfb"), problem, (("vgpu", texts[0], "ramfb"),))
 
 
+def check_cards(profile: Profile) -> Iterator[Finding]:
+    """No virtual function with the MAC of one of the machine's emulated cards."""
+    macs = {net.mac.lower(): number for number, net in enumerate(profile.net) if net.mac}
+    for number, table in enumerate(profile.vgpu):
+        first = macs.get((table.mac or "").lower())
+        if first is not None:
+            problem = Problem(f"net[{first}] has the same MAC address", found=str(table.mac),
+                              hint="change it in one of the two, or leave one table out")
+            yield Finding(("vgpu", number, "mac"), problem, (("net", first, "mac"),))
+
+
 VGPU_CHECKS: tuple[Callable[[Profile], Iterator[Finding]], ...] = (
     check_forms, check_wishes, check_choice, check_kind, check_screen, check_twice,
+    check_cards,
 )

@@ -21,7 +21,7 @@ FORMS = {
         r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$",
         "an address like 00:02.0, a vendor:device, or a name of /sys/class/mdev_bus",
     ),
-    "memory": (r"^>=\s*[0-9]{1,6}[KMGT](i?B)?$", 'the least that will do, like ">=512M"'),
+    "memory": (r"^>=\s*0*[1-9][0-9]{0,5}[KMGT](i?B)?$", 'the least that will do, like ">=512M"'),
     "resolution": (
         r"^>=\s*[1-9][0-9]{2,4}x[1-9][0-9]{2,4}$", 'the least that will do, like ">=1920x1080"',
     ),

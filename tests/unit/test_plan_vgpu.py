@@ -724,6 +724,11 @@ class TestNvidia:
     ) -> None:
         plan = planned('[[vgpu]]\ntype = "i915-GVTg_V5_4"\n', server)
         assert said(plan) == ["vgpu[0]: no device of this host makes such a vGPU"]
+        card = device("00:02.0", "8086:5917", driver="i915")
+        both = replace(changed(server, parameters={"i915.enable_gvt": "0"}),
+                       pci=(card, *(server.pci or ())))
+        plan = planned('[[vgpu]]\ntype = "i915-GVTg_V5_4"\n', both)
+        assert said(plan) == ["vgpu[0]: GVT-g is switched off for 0000:00:02.0"]
 
     def test_a_type_that_cannot_be_made(self, server: HostFacts) -> None:
         plan = planned('[[vgpu]]\nkind = "nvidia-vf"\ntype = "NVIDIA A40-48C"\n', server)

@@ -33,6 +33,7 @@ def table(*lines: str) -> str:
     ("text", "key", "message"),
     [
         (table('memory = "512M"'), "vgpu[0].memory", "this is not understood"),
+        (table('memory = ">=0M"'), "vgpu[0].memory", "this is not understood"),
         (table('type = "x"', 'resolution = ">= 1080p"'), "vgpu[0].resolution",
          "this is not understood"),
         (table('type = "../../evil"'), "vgpu[0].type", "this is not understood"),
@@ -66,6 +67,11 @@ def table(*lines: str) -> str:
          "a width and a height go together"),
         (table('type = "x"', f'uuid = "{UUID}"') + table('type = "x"', f'uuid = "{UUID.upper()}"'),
          "vgpu[1].uuid", "vgpu[0] has the same"),
+        (table('kind = "vf"', 'parent = "8086:10fb"', 'mac = "52:54:00:00:00:01"') * 2,
+         "vgpu[1].mac", "vgpu[0] has the same"),
+        (table('kind = "vf"', 'parent = "8086:10fb"', 'mac = "52:54:00:AB:00:01"')
+         + '[[net]]\nuser = true\nmac = "52:54:00:ab:00:01"\n',
+         "vgpu[0].mac", "net[0] has the same MAC address"),
         (table('type = "x"', "display = true", "ramfb = true") * 2, "vgpu[1].ramfb",
          "vgpu[0] shows the firmware's text already"),
         (table('type = "x"', "display = true", "ramfb = true") + '[display]\nvga = "ramfb"\n',
@@ -87,7 +93,7 @@ def test_a_contradiction_is_said_at_its_key(
     [
         table('parent = "00:02.0"', 'type = "i915-GVTg_V5_4"', "display = true", "ramfb = true",
               "igd_opregion = true", "rom = false", "xres = 1920", "yres = 1080"),
-        table('memory = ">=512M"'), table('memory = ">= 2GiB"', 'resolution = ">= 1920x1080"'),
+        table('memory = ">=512M"'), table('memory = ">= 02GiB"', 'resolution = ">= 1920x1080"'),
         table('kind = "vf"', 'parent = "8086:56c0"', 'mac = "52:54:00:00:00:01"', "vlan = 7",
               "vfs = 4"),
         table('parent = "mtty"', 'type = "mtty-1"', f'uuid = "{UUID}"'),
