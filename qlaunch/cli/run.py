@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qlaunch.cli.common import add_profile_arguments, load, plan_for, refuse_faults
 from qlaunch.cli.main import tell
+from qlaunch.cli.text import say
 from qlaunch.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -68,11 +69,29 @@ def run(args: argparse.Namespace) -> int:
     loaded = load(args)
     if os.geteuid() != 0:
         plan = plan_for(loaded, None, holders=not loaded.profile.hooks.before)[1]
+        if _left_behind(plan):
+            from qlaunch.cli.elevate import run_as_root
+
+            say(f"{plan.name} may have left something behind, which root puts back first")
+            run_as_root(plan.name)
         warnings = refuse_faults(plan, loaded)
         if plan.needs_root:
             tell(warnings)
             become_root(plan)
     return _detached(args, loaded) if args.detach else _session(args, loaded, None)
+
+
+def _left_behind(plan: Plan) -> bool:
+    """Whether what stands against a user's plan may be this machine's own, of a run by root that
+    died: a slice in its place, which root puts back before it plans."""
+    import os
+
+    faults = [p.where for p in plan.problems if p.severity == "error"]
+    if not faults or not all(where.startswith("vgpu[") for where in faults):
+        return False
+    from qlaunch.plan.paths import runtime_root
+
+    return os.path.lexists(f"{runtime_root(True, 0, '')}/{plan.name}")
 
 
 def _detached(args: argparse.Namespace, loaded: Loaded) -> int:

@@ -43,13 +43,14 @@ def read_vgpu(root: Path = Path("/")) -> VgpuFacts:
     functions = [name for name in names if Path(f"{devices}/{name}/sriov_totalvfs").exists()]
     release = read_attribute(f"{base}/proc/sys/kernel/osrelease") or ""
     variants = read_variants(root, release) if release and functions else ()
+    claims, left = _claims(f"{base}/run/qlaunch/.claims")
     return VgpuFacts(
         parents=tuple(_parent(base, name) for name in list_names(f"{base}/sys/class/mdev_bus")),
         mdevs=tuple(_mdev(base, name) for name in list_names(f"{base}/sys/bus/mdev/devices")),
         sriov=tuple(s for name in functions if (s := _sriov(base, variants, name)) is not None),
         nvidia=tuple(v for name in names if (v := _nvidia(f"{devices}/{name}", name)) is not None),
         parameters=_parameters(base),
-        claims=_claims(f"{base}/run/qlaunch/.claims"),
+        claims=claims, left=left,
         modules=tuple(m for m in MODULES if Path(f"{base}/sys/module/{m}").exists()),
     )
 
@@ -64,10 +65,11 @@ def _parameters(base: str) -> dict[str, str]:
     return found
 
 
-def _claims(directory: str) -> dict[str, str]:
-    """Devices that machines have claimed (run/claims.py): the file is locked while one lives. Only
-    root can look."""
-    found = {}
+def _claims(directory: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Devices that machines have claimed (run/claims.py), and those that dead ones left: the file
+    is locked while one lives, and goes with a claim that is given up. Only root can look."""
+    held: dict[str, str] = {}
+    left: dict[str, str] = {}
     for name in list_names(directory):
         try:
             fd = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -75,13 +77,18 @@ def _claims(directory: str) -> dict[str, str]:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if owner := _owner(fd):
+                left[name] = owner
         except BlockingIOError:
-            said = os.pread(fd, 4096, 0)
-            owner = re.search(rb'"name":"([^"\\]*)"', said)
-            found[name] = owner[1].decode(errors="replace") if owner else "?"
+            held[name] = _owner(fd) or "?"
         finally:
             os.close(fd)
-    return found
+    return held, left
+
+
+def _owner(fd: int) -> str:
+    owner = re.search(rb'"name":"([^"\\]*)"', os.pread(fd, 4096, 0))
+    return owner[1].decode(errors="replace") if owner else ""
 
 
 def _parent(base: str, name: str) -> MdevParent:

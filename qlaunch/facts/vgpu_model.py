@@ -78,6 +78,7 @@ class VgpuFacts(Struct, frozen=True, kw_only=True):
     parameters: dict[str, str] = field(default_factory=dict)
     modules: tuple[str, ...] = ()  # loaded, of those that matter here
     claims: dict[str, str] = field(default_factory=dict)  # device → the machine that has it
+    left: dict[str, str] = field(default_factory=dict)  # device → the dead machine that had it
 
     def parent(self, name: str) -> MdevParent | None:
         """The parent of that name."""

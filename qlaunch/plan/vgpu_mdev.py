@@ -7,6 +7,7 @@ from qlaunch.facts.model import HostFacts
 from qlaunch.facts.vgpu_model import Mdev, MdevParent, MdevType, VgpuFacts
 from qlaunch.plan.vgpu_gvt import find_other_driver, gvt_card, is_maker, make_gvt
 from qlaunch.plan.vgpu_want import (
+    AFTER_CRASH,
     LIST,
     ONE_OF_TWO,
     WHOLE,
@@ -15,6 +16,7 @@ from qlaunch.plan.vgpu_want import (
     Want,
     is_far,
     is_named,
+    left_by,
     near_name,
 )
 
@@ -45,10 +47,7 @@ def _find(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choice
     fitting = stay
     free = [(p, t) for p, t in fitting if _left(p, t, facts, taken) > 0]
     if not free:
-        return Problem(
-            "no instance of this type is left", found=", ".join(_told(s) for s in fitting),
-            hint="end the machine that has it, or take a smaller type; " + LIST,
-        )
+        return _no_instance(fitting, facts, info)
 
     def rank(item: _SLICE) -> tuple[bool, bool, int, int, str]:
         parent, kind = item
@@ -134,16 +133,28 @@ def _told(item: _SLICE) -> str:
     return f"{kind.id} of {parent.name}: {kind.available if kind.available is not None else '?'}"
 
 
+def _no_instance(fitting: list[_SLICE], facts: HostFacts, info: VgpuFacts) -> Problem:
+    cards = {_card(p.name, facts) for p, _ in fitting}
+    left, remedy = left_by((m.uuid for m in info.mdevs if _card(m.parent, facts) in cards), info)
+    return Problem(
+        "no instance of this type is left",
+        found=", ".join(_told(s) for s in fitting) + (f"; {left}" if left else ""),
+        hint=remedy
+        or f"end the machine that has it, or take a smaller type; {AFTER_CRASH}; {LIST}",
+    )
+
+
 def _existing(want: Want, facts: HostFacts, info: VgpuFacts, there: Mdev) -> Choice | Problem:
     """One of this UUID is used when it is what the want may mean, by whatever name it says it."""
     known = info.parent(there.parent) or MdevParent(name=there.parent)
     kind = next((t for t in known.types if t.id == there.type), MdevType(id=there.type))
     if fits(kind, want) and _is_parent(known, want, facts):
         return Choice(kind="mdev", parent=there.parent, type=there.type, existing=True)
+    left, remedy = left_by([want.uuid], info)
     return Problem(
-        "a mediated device of this UUID is there already, and is another one",
-        found=f"{want.uuid}: {there.type} of {there.parent}", allowed=str(want),
-        hint=f"qlaunch vgpu remove {want.uuid}, when nothing needs it",
+        "a mediated device of this UUID is there already, and is another one", allowed=str(want),
+        found=f"{want.uuid}: {there.type} of {there.parent}" + (f"; {left}" if left else ""),
+        hint=remedy or f"{AFTER_CRASH}; or qlaunch vgpu remove {want.uuid}, when nothing needs it",
     )
 
 

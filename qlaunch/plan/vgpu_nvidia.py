@@ -14,6 +14,7 @@ from qlaunch.errors import Problem
 from qlaunch.facts.model import HostFacts
 from qlaunch.facts.vgpu_model import NvidiaType, NvidiaVf, VgpuFacts
 from qlaunch.plan.vgpu_want import (
+    AFTER_CRASH,
     LIST,
     ONE_OF_TWO,
     WHOLE,
@@ -22,6 +23,7 @@ from qlaunch.plan.vgpu_want import (
     Want,
     is_far,
     is_named,
+    left_by,
     near_name,
     user_of,
 )
@@ -58,7 +60,7 @@ def find_nvidia(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> 
     fitting += [(v, has[v.address]) for v in named if _fits(has[v.address], want)]
     free = [(v, t) for v, t in fitting if _is_free(v, want, facts, taken)]
     if not free:
-        return _none_free(want, known, has, facts, taken)
+        return _none_free(want, known, has, facts, info, taken)
     room = [fit for fit in free if not _is_over(fit, facts, info, taken, sure=True)]
     if not room:
         return _no_room(want, free, facts, info, taken)
@@ -87,7 +89,7 @@ def find_nvidia(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> 
 
 def _none_free(
     want: Want, known: list[NvidiaVf], has: dict[PciAddress, NvidiaType], facts: HostFacts,
-    taken: Taken,
+    info: VgpuFacts, taken: Taken,
 ) -> Problem:
     makes = sorted({t.name for v in known for t in v.creatable})
     found = f"what can be made: {', '.join(makes) or 'nothing'}"
@@ -102,11 +104,12 @@ def _none_free(
             hint=ONE_OF_TWO,
         )
     busy = [f"{v.address} has {has[v.address].name}" for v in known if v.current]
+    left, remedy = left_by([v.address for v in known if v.current], info)
     return Problem(
         "no virtual function can be given this type now", allowed=str(want),
-        found="; ".join([found, *busy]),
-        hint=near_name(want.type, makes) or "end a machine with a vGPU of this card; its other "
-        "vGPUs decide what it can make",
+        found="; ".join([found, *busy, *filter(None, [left])]),
+        hint=remedy or near_name(want.type, makes) or "end a machine with a vGPU of this card; its "
+        f"other vGPUs decide what it can make; {AFTER_CRASH}",
     )
 
 

@@ -3,16 +3,19 @@ that the kinds share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct, field
 
 from qlaunch.facts.model import PciDevice
+from qlaunch.facts.vgpu_model import VgpuFacts
 from qlaunch.plan.draft import Draft
 from qlaunch.profile.vgpu import Vgpu, Wish, fits_form, least_bytes, least_pixels
 from qlaunch.values import CpuSet, PciAddress, parse_pci_address
 
 LIST = "qlaunch devices --vgpu lists what this host has"
+AFTER_CRASH = "after a crash: sudo qlaunch recover --all"
 WHOLE = "goes to the guest as a whole, by a [[pci]] table"
 ONE_OF_TWO = "a guest has the whole card or slices of it: drop one of the two tables"
 Kind = Literal["auto", "mdev", "vf", "nvidia-vf"]
@@ -117,6 +120,16 @@ def guest_nodes(draft: Draft) -> frozenset[int]:
     cpus = {n for entry in listed if isinstance(entry, CpuSet) for n in entry}
     pinned = frozenset(c.node for c in draft.facts.cpus or () if c.id in cpus)
     return pinned or frozenset(n for node in draft.profile.numa for n in node.host_nodes or ())
+
+
+def left_by(devices: Iterable[str], info: VgpuFacts) -> tuple[str, str]:
+    """Which of these devices dead machines left behind, and what puts them back; "" for none."""
+    known = {d: info.left[d] for d in devices if d in info.left}
+    names = sorted(set(known.values()))
+    return (
+        "; ".join(f"{device} was left behind by {name}" for device, name in known.items()),
+        " and ".join(f"sudo qlaunch recover '{name}'" for name in names),
+    )
 
 
 def is_far(device: PciDevice | None, want: Want) -> bool:

@@ -111,10 +111,14 @@ def test_functions_get_the_variant_driver_that_modules_alias_names(tmp_path: Pat
 
 
 def test_what_living_machines_have_claimed(tmp_path: Path) -> None:
-    """A dead one's claim is no obstacle: it is recovered at the next start."""
+    """A dead one's claim is no obstacle: it is recovered at the next start; but it is known."""
     base = tmp_path / "run/qlaunch"
     base.mkdir(parents=True)
     claims = take_claims(str(base), Owner("win10", 7), ["0000:41:00.5", "0000:41:00.6"])
     assert read_vgpu(tmp_path).claims == {"0000:41:00.5": "win10", "0000:41:00.6": "win10"}
+    assert read_vgpu(tmp_path).left == {}
     drop_claims(claims, keep_files=True)
     assert read_vgpu(tmp_path).claims == {}
+    assert read_vgpu(tmp_path).left == {"0000:41:00.5": "win10", "0000:41:00.6": "win10"}
+    drop_claims(take_claims(str(base), Owner("win10", 7), ["0000:41:00.5"]))
+    assert read_vgpu(tmp_path).left == {"0000:41:00.6": "win10"}

@@ -70,7 +70,7 @@ def table(*lines: str) -> str:
         (table('kind = "vf"', 'parent = "8086:10fb"', 'mac = "52:54:00:00:00:01"') * 2,
          "vgpu[1].mac", "vgpu[0] has the same"),
         (table('kind = "vf"', 'parent = "8086:10fb"', 'mac = "52:54:00:AB:00:01"')
-         + '[[net]]\nuser = true\nmac = "52:54:00:ab:00:01"\n',
+         + '[[net]]\nuser = {}\nmac = "52:54:00:ab:00:01"\n',
          "vgpu[0].mac", "net[0] has the same MAC address"),
         (table('type = "x"', "display = true", "ramfb = true") * 2, "vgpu[1].ramfb",
          "vgpu[0] shows the firmware's text already"),
