@@ -32,7 +32,7 @@ from qlaunch.values import PciAddress
 _Fit = tuple[NvidiaVf, NvidiaType]
 # Types of a MIG instance (A100-1-5C): which ones are listed does not tell what the card has.
 _MIG = re.compile(r"-[0-9]+-[0-9]+[A-Z]")
-_LIKE_NVIDIAS = re.compile(r"(nvidia-)?[0-9]+|.*-[0-9]+[A-Z][0-9]?")
+_LIKE_NVIDIAS = re.compile(r"(nvidia-)?[0-9]+|.*-[0-9]+[A-Z]+[0-9]?")
 
 
 def find_nvidia(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choice | Problem:
