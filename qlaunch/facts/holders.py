@@ -1,4 +1,4 @@
-"""Who uses a PCI function: processes, mounts, swap, routes, the seat.
+"""Who uses a PCI function: processes, mounts, swap, routes, the seat, its mediated devices.
 
 Asked before a device is taken from the host, because `unbind` under a user hangs (nvidia), loses
 data (a mounted disk) or cuts off whoever typed it (the network card). Every holder says what to
@@ -18,6 +18,7 @@ from qlaunch.children import guarded
 from qlaunch.errors import KERNEL_LOG, HostError, StuckError
 from qlaunch.facts.blocks import BlockTable, is_claimed
 from qlaunch.facts.links import Route, has_policy, link_to, links_over, read_routes
+from qlaunch.facts.mdevs import MdevTable
 from qlaunch.facts.model import DISPLAY_CLASS, Holder, PciDevice
 from qlaunch.facts.processes import read_process_holders
 from qlaunch.facts.tree import base_of, read_lines, read_whole
@@ -40,7 +41,8 @@ def is_vital(holder: Holder) -> bool:
 def with_holders(root: Path, devices: Sequence[PciDevice]) -> tuple[PciDevice, ...]:
     """The devices with `holders` filled in, vital ones first. Bridges have none of their own."""
     blocks = BlockTable(root)
-    owners = _node_owners(devices, blocks) | _nvidia_nodes(root, devices)
+    mdevs = MdevTable(root, devices)
+    owners = _node_owners(devices, blocks) | _nvidia_nodes(root, devices) | mdevs.nodes
     processes = read_process_holders(root, owners)
     network = _Network(root)
     seats = _seat_holders(root, devices)
@@ -52,6 +54,7 @@ def with_holders(root: Path, devices: Sequence[PciDevice]) -> tuple[PciDevice, .
             *seats.get(device.address, ()),
             *processes.get(device.address, ()),
             *(processes.get(f"group {device.iommu_group}", ()) if _is_vfio(device) else ()),
+            *mdevs.holders(device, processes),
         ]
         holders.sort(key=lambda h: not is_vital(h))
         filled.append(replace(device, holders=tuple(holders)))

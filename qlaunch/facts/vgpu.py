@@ -49,7 +49,7 @@ def read_vgpu(root: Path = Path("/")) -> VgpuFacts:
         sriov=tuple(s for name in functions if (s := _sriov(base, variants, name)) is not None),
         nvidia=tuple(v for name in names if (v := _nvidia(f"{devices}/{name}", name)) is not None),
         parameters=_parameters(base),
-        claims=_claims(f"{base}/run/qlaunch/.claims"),
+        claims=read_claims(base),
         modules=tuple(m for m in MODULES if Path(f"{base}/sys/module/{m}").exists()),
     )
 
@@ -64,10 +64,10 @@ def _parameters(base: str) -> dict[str, str]:
     return found
 
 
-def _claims(directory: str) -> dict[str, str]:
+def read_claims(base: str) -> dict[str, str]:
     """Devices that machines have claimed (run/claims.py): the file is locked while one lives. Only
     root can look."""
-    found = {}
+    directory, found = f"{base}/run/qlaunch/.claims", {}
     for name in list_names(directory):
         try:
             fd = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
