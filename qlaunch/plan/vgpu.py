@@ -102,9 +102,15 @@ def _steps(draft: Draft, planned: list[PlannedVgpu]) -> list[Step]:
         elif choice.kind == "nvidia-vf" and choice.address:
             steps.append(
                 SetVgpuType(address=choice.address, type=choice.number, name=choice.type,
-                            why=_told(why, choice))
+                            existing=_seen(draft, choice.address), why=_told(why, choice))
             )
     return steps + _nodes(draft, planned)
+
+
+def _seen(draft: Draft, address: PciAddress) -> int:
+    """The type that an NVIDIA function has already."""
+    known = draft.facts.vgpu.nvidia if draft.facts.vgpu else ()
+    return next((v.current for v in known if v.address == address), 0)
 
 
 def _told(why: str, choice: Choice) -> str:

@@ -586,6 +586,7 @@ class TestNvidia:
             assert said(plan) == []
             [step] = [s for s in plan.steps if isinstance(s, SetVgpuType)]
             assert (step.address, step.type) == ("0000:41:00.5", 557), "00.4 has a vGPU"
+            assert step.existing == 0
             assert not any(isinstance(s, TakeDevice) for s in plan.steps), "it is not rebound"
         assert options(plan) == [
             "-device vfio-pci,host=0000:41:00.5,id=vgpu0,bus=pcie.0,addr=14.0"
@@ -624,7 +625,7 @@ class TestNvidia:
             plan = planned(f'[[vgpu]]\ntype = "{kind}"\nparent = "41:00.4"\n', server)
             assert said(plan) == []
             [step] = [s for s in plan.steps if isinstance(s, SetVgpuType)]
-            assert (step.address, step.type) == ("0000:41:00.4", 559)
+            assert (step.address, step.type, step.existing) == ("0000:41:00.4", 559, 559)
         assert planned('[[vgpu]]\ntype = "559"\n', server).vgpus[0].name == "0000:41:00.5"
 
     def test_mistyped(self, server: HostFacts, laptop: HostFacts) -> None:
