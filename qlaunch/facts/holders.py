@@ -17,16 +17,24 @@ from msgspec.structs import replace
 from qlaunch.children import guarded
 from qlaunch.errors import KERNEL_LOG, HostError, StuckError
 from qlaunch.facts.blocks import BlockTable, is_claimed
-from qlaunch.facts.links import Route, has_policy, link_to, links_over, read_routes
+from qlaunch.facts.links import (
+    Route,
+    has_moved_link,
+    has_policy,
+    link_to,
+    links_over,
+    read_routes,
+)
 from qlaunch.facts.mdevs import MdevTable
 from qlaunch.facts.model import DISPLAY_CLASS, Holder, PciDevice
 from qlaunch.facts.processes import read_process_holders
-from qlaunch.facts.tree import base_of, read_lines, read_whole
+from qlaunch.facts.tree import base_of, link_name, read_lines, read_whole
 
 VITAL = frozenset(("mount", "swap", "route", "lvm", "md", "zfs", "claimed"))
 _OPENING = 3.0  # seconds for opening a controller's disks
 _ANCESTORS = 32  # launcher, sudo, shell, multiplexer, sshd: far less
 _CLOSE = {"lvm": "lvchange -an", "crypt": "cryptsetup close", "multipath": "multipath -f"}
+_NETWORK_CLASS = 0x02
 _LINK_LOCAL = "20"  # scope column of /proc/net/if_inet6
 
 
@@ -51,6 +59,7 @@ def with_holders(root: Path, devices: Sequence[PciDevice]) -> tuple[PciDevice, .
         holders = [
             *_of_disks(blocks, device),
             *network.holders(n[4:] for n in device.nodes if n.startswith("net/")),
+            *_moved_links(root, device),
             *seats.get(device.address, ()),
             *processes.get(device.address, ()),
             *(processes.get(f"group {device.iommu_group}", ()) if _is_vfio(device) else ()),
@@ -220,6 +229,22 @@ class _Network:
                     kind="link", what=f"{_through(name, used)}, which is up and has an address",
                     remedy=f"ip link set {name} down",
                 )
+            elif master := link_name(f"{base_of(self.root)}/sys/class/net/{name}/master"):
+                yield Holder(kind="link", what=f"{name}, a port of {master}",
+                             remedy=f"ip link set {name} nomaster")
+            elif above := over[1:]:
+                yield Holder(kind="link", what=f"{name}, which {', '.join(above)} is made on",
+                             remedy=f"ip link delete {above[0]}")
+
+
+def _moved_links(root: Path, device: PciDevice) -> Iterable[Holder]:
+    """A network card whose link somebody has moved: a container, mostly. Which, nothing tells."""
+    if device.base_class == _NETWORK_CLASS and has_moved_link(root, device.address):
+        yield Holder(
+            kind="namespace", what="a link that is in another network namespace",
+            remedy="end the container that has it; lsns -t net lists them. By hand: "
+            "nsenter -t PID -n ip link set LINK netns 1",
+        )
 
 
 def _through(name: str, used: str | None) -> str:

@@ -25,7 +25,7 @@ _VITAL = {
     "route": "carries", "seat": "is", "lvm": "carries a volume of the host,",
     "md": "carries an array of the host,", "zfs": "carries a ZFS pool of the host,",
     "claimed": "carries a drive that the host's kernel keeps for itself,",
-    "mdev": "carries the mediated device",
+    "mdev": "carries the mediated device", "namespace": "carries",
 }
 
 

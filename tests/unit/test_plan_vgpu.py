@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from qlaunch.argv.render import plan_options
-from qlaunch.facts.model import Holder, HostFacts, Iommu, Kernel, PciDevice
+from qlaunch.facts.model import Holder, HolderKind, HostFacts, Iommu, Kernel, PciDevice
 from qlaunch.facts.probe import read_snapshot
 from qlaunch.facts.vgpu_model import Mdev, MdevParent, MdevType, Sriov, VgpuFacts
 from qlaunch.plan.model import Plan
@@ -557,6 +557,28 @@ class TestVirtualFunctions:
         mate = device("04:00.0", "8086:10d3", NET, driver="e1000e", group=30)
         plan = planned(self.TEXT, sriov_host(1, function(0), mate))
         assert "IOMMU group 30 of 0000:03:00.1 also holds 0000:04:00.0" in said(plan)[0]
+
+    @pytest.mark.parametrize(("kind", "what", "named"), [
+        ("link", "eth1, which is up and has an address", True),
+        ("link", "eth1, a port of br0", True),
+        ("namespace", "a link that is in another network namespace", False),
+    ])
+    def test_one_whose_link_the_host_uses_is_not_free(
+        self, kind: HolderKind, what: str, named: bool
+    ) -> None:
+        """Of any it is none; the profile may name it, unless a container has it."""
+        used = function(0, driver="igbvf", holders=(Holder(kind=kind, what=what, remedy="x"),))
+        both = sriov_host(2, used, function(1, driver="igbvf"))
+        assert planned(self.TEXT, both).vgpus[0].name == "0000:03:00.2"
+        assert said(planned(self.TEXT, sriov_host(1, used))) == [
+            "vgpu[0]: no virtual function is free"
+        ]
+        for text in ('[[vgpu]]\nkind = "vf"\nparent = "03:00.1"\n',
+                     '[[vgpu]]\nany = [{vf = "03:00.1"}]\n'):
+            plan = planned(text, both)
+            assert [v.name for v in plan.vgpus] == (["0000:03:00.1"] if named else [])
+            assert (said(plan) == []) is named
+            assert any(what in text for text in said(plan, "warning")) is named
 
     def test_no_iommu_no_function(self) -> None:
         facts = replace(sriov_host(), iommu=Iommu(enabled=False, reason="off in the BIOS"))
