@@ -12,6 +12,7 @@ from collections.abc import Iterable
 # Text until it is used: compiling all eight takes longer than parsing a profile.
 _PCI = r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])"
 _PCI_ID = r"([0-9a-f]{4}):([0-9a-f]{4})"
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAC = r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
 _DURATION = r"([0-9]{1,10}(?:\.[0-9]{1,6})?)(ms|s|m|min|h)"
 _SLOT = r"(?:0x)?([01]?[0-9a-f])(?:\.([0-7]))?"
@@ -306,3 +307,8 @@ def parse_cpu_numbers(numbers: Iterable[object]) -> CpuSet:
             raise ValueError(f"CPU numbers from 0 to {_MAX_CPU}")
         cpus.append(number)
     return CpuSet(cpus)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether this is a UUID in lower case, as the kernel names mediated devices (%pUl)."""
+    return len(text) == 36 and _UUID.fullmatch(text) is not None

@@ -11,7 +11,8 @@ from qlaunch.plan.model import Plan
 from qlaunch.plan.steps import TakeDevice
 from qlaunch.values import CpuSet
 
-_KINDS = {"route": "the default route", "mount": "mounted", "swap": "swap", "link": "network"}
+_KINDS = {"route": "the default route", "mount": "mounted", "swap": "swap", "link": "network",
+          "namespace": "network"}
 
 
 def losses(facts: HostFacts, plan: Plan) -> list[str]:

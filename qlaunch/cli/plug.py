@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_arguments(parser)
     parser.add_argument(
         "--force", action="store_true",
-        help="although a process uses it; never for a mounted disk, swap, the default route or "
-        "that of this SSH connection",
+        help="although a process, or a container's network, uses it; never for a mounted disk, "
+        "swap, the default route or that of this SSH connection",
     )
 
 

@@ -1,4 +1,4 @@
-"""Who uses a PCI function: processes, mounts, swap, routes, the seat.
+"""Who uses a PCI function: processes, mounts, swap, routes, the seat, its mediated devices.
 
 Asked before a device is taken from the host, because `unbind` under a user hangs (nvidia), loses
 data (a mounted disk) or cuts off whoever typed it (the network card). Every holder says what to
@@ -17,15 +17,24 @@ from msgspec.structs import replace
 from qlaunch.children import guarded
 from qlaunch.errors import KERNEL_LOG, HostError, StuckError
 from qlaunch.facts.blocks import BlockTable, is_claimed
-from qlaunch.facts.links import Route, has_policy, link_to, links_over, read_routes
+from qlaunch.facts.links import (
+    Route,
+    has_moved_link,
+    has_policy,
+    link_to,
+    links_over,
+    read_routes,
+)
+from qlaunch.facts.mdevs import MdevTable
 from qlaunch.facts.model import DISPLAY_CLASS, Holder, PciDevice
 from qlaunch.facts.processes import read_process_holders
-from qlaunch.facts.tree import base_of, read_lines, read_whole
+from qlaunch.facts.tree import base_of, link_name, read_lines, read_whole
 
 VITAL = frozenset(("mount", "swap", "route", "lvm", "md", "zfs", "claimed"))
 _OPENING = 3.0  # seconds for opening a controller's disks
 _ANCESTORS = 32  # launcher, sudo, shell, multiplexer, sshd: far less
 _CLOSE = {"lvm": "lvchange -an", "crypt": "cryptsetup close", "multipath": "multipath -f"}
+_NETWORK_CLASS = 0x02
 _LINK_LOCAL = "20"  # scope column of /proc/net/if_inet6
 
 
@@ -40,7 +49,8 @@ def is_vital(holder: Holder) -> bool:
 def with_holders(root: Path, devices: Sequence[PciDevice]) -> tuple[PciDevice, ...]:
     """The devices with `holders` filled in, vital ones first. Bridges have none of their own."""
     blocks = BlockTable(root)
-    owners = _node_owners(devices, blocks) | _nvidia_nodes(root, devices)
+    mdevs = MdevTable(root, devices)
+    owners = _node_owners(devices, blocks) | _nvidia_nodes(root, devices) | mdevs.nodes
     processes = read_process_holders(root, owners)
     network = _Network(root)
     seats = _seat_holders(root, devices)
@@ -49,9 +59,11 @@ def with_holders(root: Path, devices: Sequence[PciDevice]) -> tuple[PciDevice, .
         holders = [
             *_of_disks(blocks, device),
             *network.holders(n[4:] for n in device.nodes if n.startswith("net/")),
+            *_moved_links(root, device),
             *seats.get(device.address, ()),
             *processes.get(device.address, ()),
             *(processes.get(f"group {device.iommu_group}", ()) if _is_vfio(device) else ()),
+            *mdevs.holders(device, processes),
         ]
         holders.sort(key=lambda h: not is_vital(h))
         filled.append(replace(device, holders=tuple(holders)))
@@ -217,6 +229,22 @@ class _Network:
                     kind="link", what=f"{_through(name, used)}, which is up and has an address",
                     remedy=f"ip link set {name} down",
                 )
+            elif master := link_name(f"{base_of(self.root)}/sys/class/net/{name}/master"):
+                yield Holder(kind="link", what=f"{name}, a port of {master}",
+                             remedy=f"ip link set {name} nomaster")
+            elif above := over[1:]:
+                yield Holder(kind="link", what=f"{name}, which {', '.join(above)} is made on",
+                             remedy=f"ip link delete {above[0]}")
+
+
+def _moved_links(root: Path, device: PciDevice) -> Iterable[Holder]:
+    """A network card whose link somebody has moved: a container, mostly. Which, nothing tells."""
+    if device.base_class == _NETWORK_CLASS and has_moved_link(root, device.address):
+        yield Holder(
+            kind="namespace", what="a link that is in another network namespace",
+            remedy="end the container that has it; lsns -t net lists them. By hand: "
+            "nsenter -t PID -n ip link set LINK netns 1",
+        )
 
 
 def _through(name: str, used: str | None) -> str:

@@ -123,6 +123,20 @@ def links_over(root: Path, name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def has_moved_link(root: Path, address: PciAddress) -> bool:
+    """Whether a PCI function has a link that this network namespace does not.
+
+    sysfs shows of a class's devices only those of the reader's namespace
+    (net_ns_type_operations), but the directory `net` that they are in to everybody, and that is
+    there only as long as one is in it (get_device_parent and cleanup_glue_dir in
+    drivers/base/core.c). A link hangs on the function, or on a virtio or auxiliary device of it.
+    """
+    path = f"{base_of(root)}/sys/bus/pci/devices/{address}"
+    below = (n for n in list_names(path) if n.startswith("virtio") or "." in n)
+    folders = [f"{path}/net", *(f"{path}/{name}/net" for name in below)]
+    return any(Path(folder).is_dir() and not list_names(folder) for folder in folders)
+
+
 def _may_be_internal(base: str, name: str) -> bool:
     """Whether a link may be a switch's internal port, where its addresses and routes are. The
     kernel ties only the other ports to the datapath (net/openvswitch/vport-netdev.c

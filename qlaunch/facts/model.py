@@ -64,7 +64,8 @@ class Ram(Struct, frozen=True, kw_only=True):
 
 
 HolderKind = Literal[
-    "process", "mount", "swap", "route", "lvm", "md", "zfs", "claimed", "seat", "vfio", "link"
+    "process", "mount", "swap", "route", "lvm", "md", "zfs", "claimed", "seat", "vfio", "link",
+    "mdev", "namespace",
 ]
 
 
@@ -106,6 +107,7 @@ class PciDevice(Struct, frozen=True, kw_only=True):
     power_state: str | None = None  # D0, D3hot, D3cold, unknown
     slot: str | None = None  # physical slot name from /sys/bus/pci/slots
     modalias: str = ""
+    mdevs: tuple[str, ...] = ()  # UUIDs of the mediated devices that were made on it
     nodes: tuple[str, ...] = ()  # /dev nodes it carries: dri/card0, snd/pcmC0D0p, nvme0n1, …
     vfio_driver: str = "vfio-pci"  # what modules.alias names as its variant driver, or vfio-pci
     vfio_module: str = ""  # a variant driver's, which names the driver only once it is loaded

@@ -24,7 +24,7 @@ from qlaunch.facts.tree import (
     read_lines,
     read_number,
 )
-from qlaunch.values import PciAddress, PciId, parse_pci_address, parse_pci_id
+from qlaunch.values import PciAddress, PciId, is_uuid, parse_pci_address, parse_pci_id
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PCI_HEADER_TYPE = 0x0E  # include/uapi/linux/pci_regs.h
@@ -125,6 +125,7 @@ class _Function:
             power_state=power,
             slot=slots.get(self.name.partition(".")[0]),
             modalias=self.modalias,
+            mdevs=tuple(name for name in self.entries if is_uuid(name)),
             nodes=self._nodes(driver, nodes.get(self.name, ())),
             vfio_driver=variant.driver,
             vfio_module=variant.module,

@@ -43,7 +43,7 @@ def read_vgpu(root: Path = Path("/")) -> VgpuFacts:
     functions = [name for name in names if Path(f"{devices}/{name}/sriov_totalvfs").exists()]
     release = read_attribute(f"{base}/proc/sys/kernel/osrelease") or ""
     variants = read_variants(root, release) if release and functions else ()
-    claims, left = _claims(f"{base}/run/qlaunch/.claims")
+    claims, left = read_claims(base)
     return VgpuFacts(
         parents=tuple(_parent(base, name) for name in list_names(f"{base}/sys/class/mdev_bus")),
         mdevs=tuple(_mdev(base, name) for name in list_names(f"{base}/sys/bus/mdev/devices")),
@@ -65,9 +65,10 @@ def _parameters(base: str) -> dict[str, str]:
     return found
 
 
-def _claims(directory: str) -> tuple[dict[str, str], dict[str, str]]:
+def read_claims(base: str) -> tuple[dict[str, str], dict[str, str]]:
     """Devices that machines have claimed (run/claims.py), and those that dead ones left: the file
     is locked while one lives, and goes with a claim that is given up. Only root can look."""
+    directory = f"{base}/run/qlaunch/.claims"
     held: dict[str, str] = {}
     left: dict[str, str] = {}
     for name in list_names(directory):

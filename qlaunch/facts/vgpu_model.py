@@ -41,6 +41,11 @@ class Mdev(Struct, frozen=True, kw_only=True):
     group: int | None = None
 
 
+def remove_by_hand(uuid: str) -> str:
+    """What to type about a mediated device that nobody has open."""
+    return f"when nothing needs it: qlaunch vgpu remove {uuid}"
+
+
 class Sriov(Struct, frozen=True, kw_only=True):
     """How a physical function numbers its virtual ones (sriov_* in its directory)."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from qlaunch.errors import HostError, Problem
 from qlaunch.host import sysfs
 from qlaunch.host.handler import Captured, Host
-from qlaunch.values import PciAddress
+from qlaunch.values import PciAddress, is_uuid
 
 NO_OVERRIDE = ("", "(null)")  # what driver_override reads as when there is none
 DEAD = b"\xff\xff\xff\xff"
@@ -108,6 +108,34 @@ def check_no_functions(host: Host, address: PciAddress) -> None:
                     hint="when none is used: "
                     f"echo 0 | sudo tee /sys/bus/pci/devices/{address}/sriov_numvfs")
         )
+
+
+def check_no_mdevs(host: Host, address: PciAddress) -> None:
+    """A driver that is unbound removes the mediated devices that were made on the device: an idle
+    one silently, and for one that is open it waits, while nobody can be asked any more
+    (mdev_unregister_parent, vfio_unregister_group_dev). Raises HostError naming them."""
+    path = pci_path(host, address)
+    found = [name for name in (p.name for p in sorted(path.iterdir())) if is_uuid(name)]
+    if not found:
+        return
+    used = [uuid for uuid in found if _is_open(host, path / uuid)]
+    who = ", ".join(f"{uuid} ({'in use' if uuid in used else 'nobody has it open'})"
+                    for uuid in found)
+    raise HostError(
+        Problem("mediated devices were made on it, which its driver would take with it", address,
+                found=who, hint=f"qlaunch devices {address} tells what has them: end that" if used
+                else "when nothing needs them: "
+                + "; ".join(f"qlaunch vgpu remove {uuid}" for uuid in found))
+    )
+
+
+def _is_open(host: Host, mdev: Path) -> bool:
+    group = sysfs.read_link_name(mdev / "iommu_group")
+    try:
+        sysfs.door(host).try_open(host.path(f"dev/vfio/{group}"))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False
 
 
 REVIVED = (  # a hint, for a device that does not answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from typing import Any
 
 from qlaunch.errors import HostError, Problem
@@ -17,6 +18,7 @@ from qlaunch.host.handler import Captured, Host, Net
 from qlaunch.plan.steps import MakeBridge
 
 _LINKS = "ip link lists what is there"
+RESET_TIME = 5.0  # seconds that a virtual function may take to come out of a reset
 MAX_MTU = 65521  # a tap's limit (drivers/net/tun.c MAX_MTU less the Ethernet header)
 
 
@@ -184,7 +186,7 @@ class Links:
             raise HostError(Problem("the link is gone", where=ifname, hint=_LINKS))
         wanted = {k: v for k, v in (("mac", mac), ("vlan", vlan)) if v is not None}
         for key, value in wanted.items():
-            ip.link("set", index=link["index"], vf={"vf": number, key: value})
+            _set_patiently(ip, link["index"], {"vf": number, key: value})
         found = self._vf(ip, ifname, number)
         wrong = {k: found[k] for k, v in wanted.items() if found[k] != v}
         if wrong:
@@ -242,6 +244,23 @@ def taken(name: str) -> HostError:
 
 def _shown(name: str) -> str:
     return f"ip -d link show {name} tells what is there"
+
+
+def _set_patiently(ip: Any, index: int, vf: dict[str, Any]) -> None:
+    """A function that comes out of a reset, as one that was just unbound does, has to wait: i40e
+    says EAGAIN meanwhile (i40e_ndo_set_vf_mac), ice EBUSY (ice_check_vf_ready_for_cfg)."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    end = time.monotonic() + RESET_TIME
+    while True:
+        try:
+            ip.link("set", index=index, vf=vf)
+        except NetlinkError as error:
+            if error.code not in (errno.EAGAIN, errno.EBUSY) or time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _by_hand(ifname: str, number: int, wanted: dict[str, Any]) -> str:

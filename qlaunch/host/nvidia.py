@@ -35,12 +35,16 @@ class SetVgpuTypeHandler:
         return {"type": _read(host, step)}
 
     def apply(self, host: Host, step: SetVgpuType, captured: Captured) -> None:
-        """Set the type, 0 first where another is left. Raises HostError when the function is in
-        use, or with the driver's reason."""
+        """Set the type, 0 first where the plan has seen another. Raises HostError when the function
+        is in use or has got a vGPU since, or with the driver's reason."""
         group = device.read_group(host, step.address)
         if group is not None:
             device.check_group_free(host, group)
-        if _read(host, step) != 0:
+        now = _read(host, step)
+        if now not in (0, step.existing):
+            captured["type"] = now  # also when it came after `capture`: no undo takes it away
+            raise HostError(_is_anothers(step, now))
+        if now != 0:
             _write(host, step, 0)
         _write(host, step, step.type)
         if _read(host, step) != step.type:
@@ -67,6 +71,15 @@ class SetVgpuTypeHandler:
         if captured["type"] != 0:
             _write(host, step, captured["type"])
         return f"the vGPU on {step.address} is taken away"
+
+
+def _is_anothers(step: SetVgpuType, now: int) -> Problem:
+    return Problem(
+        "somebody made a vGPU on the function meanwhile", where=step.address, found=f"type {now}",
+        allowed=f"type {step.existing}, as the plan has seen, or none" if step.existing else "none",
+        hint=f"qlaunch vgpu remove {step.address}, when nothing needs it; or start again: the plan "
+        "then sees it",
+    )
 
 
 def _file(host: Host, step: SetVgpuType) -> Path:

@@ -60,6 +60,7 @@ class TakeDeviceHandler:
                         hint=f"modprobe {step.module or driver}")
             )
         device.check_no_functions(host, step.address)
+        device.check_no_mdevs(host, step.address)  # they may have come since the plan
         if step.console:
             console.release(host, step.address, captured["console"])
         set_override(host, step.address, driver)
@@ -206,6 +207,7 @@ def _unbind(host: Host, address: PciAddress) -> None:
     driver = device.read_driver(host, address)
     if driver is None:
         return
+    device.check_no_mdevs(host, address)
     path = _driver_file(host, driver, "unbind")
     try:
         sysfs.guarded_write(host, path, address, f"unbinding {address} from {driver}")
@@ -276,6 +278,7 @@ def release_device(host: Host, address: PciAddress, driver: str | None) -> str:
         _check_returnable(host, address, now["group"])
     elif now["driver"] is not None and driver in (None, now["driver"]):
         return f"{address} is on {now['driver']} already"
+    device.check_no_mdevs(host, address)
     set_override(host, address, None)
     _unbind(host, address)
     if driver is not None:

@@ -14,6 +14,8 @@ from qlaunch.plan.takeover import check_device, check_holders, check_iommu
 from qlaunch.profile.profile import Profile
 from qlaunch.values import VmName
 
+_FORCED = ("process", "namespace")
+
 
 class Group(Struct, frozen=True, kw_only=True):
     """A group's members and what stands against handing them over (empty: nothing)."""
@@ -53,7 +55,8 @@ def _group(facts: HostFacts, number: int | None, devices: Iterable[PciDevice]) -
 def obstacles(
     facts: HostFacts, devices: Iterable[PciDevice], *, force: bool = False
 ) -> list[Problem]:
-    """What stands against taking devices by hand; `force` lets processes be warned of only.
+    """What stands against taking devices by hand; `force` lets processes, and links of other
+    network namespaces, be warned of only.
 
     Never a mounted file system, swap, volume or array, the default route, the SSH connection, a
     seat, or another VFIO user.
@@ -62,7 +65,7 @@ def obstacles(
     check_iommu(draft, "")
     forced: list[Problem] = []
     for device in devices:
-        users = tuple(h for h in device.holders or () if force and h.kind == "process")
+        users = tuple(h for h in device.holders or () if force and h.kind in _FORCED)
         rest = tuple(h for h in device.holders or () if h not in users)
         check_device(draft, replace(device, holders=rest), "")
         apart = Draft(draft.profile, facts, None)

@@ -256,9 +256,11 @@ class SetVgpuType(_Step, frozen=True, kw_only=True, tag="set-vgpu-type"):
     address: PciAddress
     type: int
     name: str = ""
+    existing: int = 0  # the type that the plan saw on it: it makes way, and is put back
 
     def __str__(self) -> str:
-        return f"make {self.name or 'a vGPU'} (type {self.type}) on {self.address}"
+        instead = f", in place of its type {self.existing}" if self.existing else ""
+        return f"make {self.name or 'a vGPU'} (type {self.type}) on {self.address}{instead}"
 
 
 class OwnDeviceGroup(_Step, frozen=True, kw_only=True, tag="own-device-group"):

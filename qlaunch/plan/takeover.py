@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qlaunch.facts.model import Holder, PciDevice
+from qlaunch.facts.vgpu_model import remove_by_hand
 from qlaunch.plan.cards import card_of, is_display
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import PlannedCard
@@ -24,6 +25,7 @@ _VITAL = {
     "route": "carries", "seat": "is", "lvm": "carries a volume of the host,",
     "md": "carries an array of the host,", "zfs": "carries a ZFS pool of the host,",
     "claimed": "carries a drive that the host's kernel keeps for itself,",
+    "mdev": "carries the mediated device", "namespace": "carries",
 }
 
 
@@ -169,6 +171,9 @@ def check_device(draft: Draft, device: PciDevice, where: str) -> None:
             hint="qlaunch devices lists the groups; name a device that is in one",
         )
     check_holders(draft, device, where)
+    if not any(holder.kind == "mdev" for holder in device.holders or ()):
+        for uuid in device.mdevs:  # nobody looked who has it: no less somebody's
+            _held(draft, device, Holder(kind="mdev", what=uuid, remedy=remove_by_hand(uuid)), where)
     if is_display(device):
         check_only_card(draft, device, where)
 
@@ -188,6 +193,8 @@ def check_holders(draft: Draft, device: PciDevice, where: str) -> None:
 def _held(draft: Draft, device: PciDevice, holder: Holder, where: str) -> None:
     use = _VITAL.get(holder.kind)
     text = f"is in use: {holder}" if use is None else f"{use} {holder.what}"
+    if use is not None and holder.pid:
+        text += f", which {holder.command} (pid {holder.pid}) has open"
     draft.problem(f"{device.address} {text}", where, hint=holder.remedy)
 
 

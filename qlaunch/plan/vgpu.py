@@ -1,8 +1,9 @@
 """[[vgpu]] tables: places, host steps in the order of a run, and what the host must have for them.
 
 Every slice is claimed under its name (UUID or address) before hardware is touched. The order is:
-modules, virtual functions switched on, their addresses, the functions taken to VFIO, mediated
-devices made, NVIDIA's types set, group nodes given to QEMU's account.
+modules, virtual functions switched on and taken to VFIO, their MAC addresses, mediated devices
+made, NVIDIA's types set, group nodes given to QEMU's account. All is undone backwards, so that a
+function has its own MAC address again before it is reset and a host driver reads it.
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ def _steps(draft: Draft, planned: list[PlannedVgpu]) -> list[Step]:
     functions = [(p, c) for p, c in choices if c.kind == "vf" and c.address]
     steps += _enables(functions)
     for slice_, choice in functions:
-        steps += _net(slice_.key, tables[slice_.key], choice)
-    for slice_, choice in functions:
         steps += _take(draft, slice_.key, choice)
+    for slice_, choice in functions:
+        steps += _net(slice_.key, tables[slice_.key], choice)
     for slice_, choice in choices:
         why = f"{slice_.key}.type" if tables[slice_.key].type else slice_.key
         if choice.kind == "mdev":
@@ -103,9 +104,15 @@ def _steps(draft: Draft, planned: list[PlannedVgpu]) -> list[Step]:
         elif choice.kind == "nvidia-vf" and choice.address:
             steps.append(
                 SetVgpuType(address=choice.address, type=choice.number, name=choice.type,
-                            why=_told(why, choice))
+                            existing=_seen(draft, choice.address), why=_told(why, choice))
             )
     return steps + _nodes(draft, planned)
+
+
+def _seen(draft: Draft, address: PciAddress) -> int:
+    """The type that an NVIDIA function has already."""
+    known = draft.facts.vgpu.nvidia if draft.facts.vgpu else ()
+    return next((v.current for v in known if v.address == address), 0)
 
 
 def _told(why: str, choice: Choice) -> str:

@@ -74,7 +74,7 @@ def find_vf(want: Want, facts: HostFacts, info: VgpuFacts, taken: Taken) -> Choi
             refused.append((physical.address, obstacle))
             continue
         for one in _functions(physical, sriov, want, facts, taken):
-            reason = _use(one, info, taken)
+            reason = _use(one, info, taken, named=want.parent == one.address)
             if reason:
                 refused.append((one.address, reason))
             elif want.parent != one.address and _is_other(want, one, facts):
@@ -218,7 +218,7 @@ def _functions(
         yield _Function(physical, number, address, facts.device(address), used / count)
 
 
-def _use(one: _Function, info: VgpuFacts, taken: Taken) -> str:
+def _use(one: _Function, info: VgpuFacts, taken: Taken, *, named: bool) -> str:
     if taken.has(one.address):
         return "is another table's"
     owner = _owner(one.address, taken)
@@ -228,5 +228,5 @@ def _use(one: _Function, info: VgpuFacts, taken: Taken) -> str:
         return "did not appear on the bus"
     if any(v.address == one.address for v in info.nvidia):
         return "is NVIDIA's: name a type"
-    user = user_of(one.device)
+    user = user_of(one.device, named=named)
     return f"is in use: {user}" if user else ""

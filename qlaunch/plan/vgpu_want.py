@@ -151,9 +151,11 @@ def near_name(name: str | None, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else ""
 
 
-def user_of(device: PciDevice | None) -> str:
-    """Who uses a device, in words; "" for nobody, and when nobody looked. A link that is up is
-    no use by itself."""
-    holders = [h for h in (device.holders or () if device else ()) if h.kind != "link"]
+def user_of(device: PciDevice | None, *, named: bool = False) -> str:
+    """Who uses a device, in words; "" for nobody, and when nobody looked. A link that has an
+    address, or that a bridge stands on, is left to the host unless the profile has `named` the
+    device itself."""
+    found = device.holders or () if device else ()
+    holders = [h for h in found if not (named and h.kind == "link")]
     return str(holders[0]) if holders else ""
 

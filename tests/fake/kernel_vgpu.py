@@ -122,6 +122,30 @@ class VgpuKernel(FakeKernel):
         else:
             super()._store(path, text)
 
+    def _store_unbind(self, path: Path, text: str) -> None:
+        """The driver takes its mediated devices with it, and then can make no more
+        (mdev_unregister_parent): for one that is open it waits."""
+        address = text.strip("\n")
+        device = self.device(address)
+        if self.driver_of(address) == path.parent.name and self._makes_mdevs(address):
+            (self.root / "sys/class/mdev_bus" / address).unlink()
+            for uuid in [u for u in self.mdevs() if (device / u).exists()]:
+                self._remove_mdev(self.root / "sys/bus/mdev/devices" / uuid)
+            kept = self.root / ".model/mdev" / address / "off"
+            shutil.move(device / "mdev_supported_types", kept)
+        super()._store_unbind(path, text)
+
+    def _makes_mdevs(self, address: str) -> bool:
+        return (self.root / "sys/class/mdev_bus" / address).is_symlink()
+
+    def attach(self, address: str, driver: str) -> None:
+        """A driver that made mediated devices of it can do so again."""
+        super().attach(address, driver)
+        kept = self.root / ".model/mdev" / address / "off"
+        if "vfio" not in driver and kept.exists():
+            shutil.move(kept, self.device(address) / "mdev_supported_types")
+            (self.root / "sys/class/mdev_bus" / address).symlink_to(self.device(address))
+
     # -- mediated devices -----------------------------------------------------------------------
 
     def _create(self, path: Path, text: str) -> None:
@@ -171,10 +195,11 @@ class VgpuKernel(FakeKernel):
         (self.root / "dev/vfio" / group.name).unlink()
         group.rmdir()
         shutil.rmtree(device)
-        self._count_instances(device.parent.name)
+        self._count_instances(device.parent.name, device.parent)
 
-    def _count_instances(self, parent: str) -> None:
-        types = self.root / "sys/class/mdev_bus" / parent / "mdev_supported_types"
+    def _count_instances(self, parent: str, path: Path | None = None) -> None:
+        path = path or self.root / "sys/class/mdev_bus" / parent
+        types = path / "mdev_supported_types"
         model = self.root / ".model/mdev" / parent
         cost = {t.name: int((model / t.name).read_text()) for t in types.iterdir()}
         used = sum(cost[t.name] * len(list((t / "devices").iterdir())) for t in types.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -265,7 +266,7 @@ def test_what_is_no_internal_port(tree: Tree, files: dict[str, str]) -> None:
     tree.link_up("ovs-system", 3)
     tree.link("sys/class/net/eth0/master", "../ovs-system")
     tree.route("other")
-    assert holders(tree, address) == ()
+    assert kinds(tree, address) == [("link", "eth0, a port of ovs-system")]
 
 
 def test_default_route_of_ipv6_only(tree: Tree) -> None:
@@ -284,6 +285,39 @@ def test_a_link_with_an_address_is_a_soft_holder(tree: Tree) -> None:
     tree.route("eth0", "0000A8C0", "0000FFFF")
     (holder,) = holders(tree, address)
     assert (holder.kind, is_vital(holder)) == ("link", False)
+
+
+def test_a_port_of_a_bridge_without_an_address(tree: Tree) -> None:
+    """As guests' bridges are."""
+    address = nic(tree)
+    tree.link_up("br0", 3)
+    tree.enslave("eth0", "br0")
+    (holder,) = holders(tree, address)
+    assert (holder.kind, holder.what) == ("link", "eth0, a port of br0")
+    assert holder.remedy == "ip link set eth0 nomaster"
+
+
+def test_a_vlan_without_an_address(tree: Tree) -> None:
+    address = nic(tree)
+    tree.link("sys/class/net/eth0/upper_eth0.5", "../eth0.5")
+    (holder,) = holders(tree, address)
+    assert (holder.kind, holder.what) == ("link", "eth0, which eth0.5 is made on")
+    assert holder.remedy == "ip link delete eth0.5"
+
+
+@pytest.mark.parametrize("where", ["", "virtio3/", "mlx5_core.sf.2/"])
+def test_a_link_in_another_network_namespace(tree: Tree, where: str) -> None:
+    """sysfs shows the directory that it is in, and not the link."""
+    path = tree.pci("0000:04:00.0", "8086:1572", 0x020000, driver="i40e")
+    assert holders(tree, "0000:04:00.0") == ()  # a driver that has made no link
+    tree.link_up("eth0", 2, below=f"{path}/{where}".rstrip("/"))
+    assert holders(tree, "0000:04:00.0") == ()
+    (tree.root / "sys/class/net/eth0").unlink()
+    shutil.rmtree(tree.root / path / where / "net/eth0")
+    (holder,) = holders(tree, "0000:04:00.0")
+    assert (holder.kind, is_vital(holder)) == ("namespace", False)
+    assert "another network namespace" in holder.what
+    assert "lsns -t net" in holder.remedy
 
 
 @pytest.mark.parametrize(("client", "held"), [

@@ -3,20 +3,25 @@ itself: no machine here has a network card with virtual functions."""
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
+from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.requests.link import LinkIPRouteFilter
 
 from qlaunch.errors import HostError
+from qlaunch.host import net
 from qlaunch.host.net import Links
 
 
 class Card:
-    """Stands in for IPRoute: one link, two virtual functions; `stubborn` takes no VLAN."""
+    """Stands in for IPRoute: one link, two virtual functions; `stubborn` takes no VLAN, `refused`
+    are the error numbers that it says first."""
 
-    def __init__(self, *, stubborn: bool = False) -> None:
+    def __init__(self, *, stubborn: bool = False, refused: tuple[int, ...] = ()) -> None:
+        self.refused = list(refused)
         self.functions = [{"mac": f"52:54:00:00:00:0{n}", "vlan": 5 * n} for n in (1, 2)]
         self.stubborn = stubborn
         self.asked: list[dict[str, Any]] = []
@@ -32,6 +37,8 @@ class Card:
         if command == "get":
             assert arguments == {"ext_mask": 1}
             return [decoded(self._listed())]
+        if self.refused:
+            raise NetlinkError(self.refused.pop(0))
         [vf] = arguments.values()
         message = decoded(LinkIPRouteFilter("set").set_vf({}, dict(vf))["IFLA_VFINFO_LIST"])
         for one in message.get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO"):
@@ -83,3 +90,14 @@ def test_what_there_is_not() -> None:
 def test_a_driver_that_says_yes_and_does_nothing() -> None:
     with pytest.raises(HostError, match="did not take it"):
         Links()._set_vf(Card(stubborn=True), "eno1", 0, None, 3)
+
+
+def test_a_function_that_is_being_reset_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one is that its host driver has just let go of."""
+    card = Card(refused=(errno.EAGAIN, errno.EBUSY))
+    Links()._set_vf(card, "eno1", 0, None, 3)
+    assert card.functions[0]["vlan"] == 3
+    monkeypatch.setattr(net, "RESET_TIME", 0.0)
+    for refused in ((errno.EAGAIN,) * 99, (errno.EINVAL,)):
+        with pytest.raises(NetlinkError):
+            Links()._set_vf(Card(refused=refused), "eno1", 0, None, 3)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from qlaunch.errors import HostError, StuckError
 from qlaunch.host.handler import Host
@@ -447,14 +448,37 @@ class TestNvidia:
         assert undo(host, SET_TYPE, captured) == f"the vGPU on {GPU_VF} is taken away"
         assert snapshot(kernel.root) == before
 
-    def test_a_left_over_is_cleared_first_and_put_back(self, kernel: VgpuKernel) -> None:
-        host = kernel.host()
+    def test_one_that_the_plan_has_seen_is_cleared_first_and_put_back(
+        self, kernel: VgpuKernel
+    ) -> None:
+        host, step = kernel.host(), replace(SET_TYPE, existing=559)
         path = f"sys/bus/pci/devices/{GPU_VF}/nvidia/current_vgpu_type"
         write(kernel, path, "559")
-        captured = begin(host, SET_TYPE)
+        captured = begin(host, step)
         assert [line.rpartition(" ")[2] for line in kernel.log()[-2:]] == ["0", "557"]
-        undo(host, SET_TYPE, captured)
+        undo(host, step, captured)
         assert self.current(kernel) == "559"
+
+    @pytest.mark.parametrize("moment", ["before capture", "after it"])
+    @pytest.mark.parametrize("found", ["557", "559"])
+    @pytest.mark.parametrize("existing", [0, 555])
+    def test_one_that_came_since_the_plan_is_somebody_elses(
+        self, kernel: VgpuKernel, moment: str, found: str, existing: int
+    ) -> None:
+        """Nobody may have it open yet, and of the type that was wanted it is no less theirs."""
+        host, step = kernel.host(), replace(SET_TYPE, existing=existing)
+        handler = HANDLERS[SetVgpuType]
+        path = f"sys/bus/pci/devices/{GPU_VF}/nvidia/current_vgpu_type"
+        captured = handler.capture(host, step)
+        write(kernel, path, found)
+        if moment == "before capture":
+            captured = handler.capture(host, step)
+        with pytest.raises(HostError, match="somebody made a vGPU on the function meanwhile") as no:
+            handler.apply(host, step, captured)
+        assert f"found:   type {found}" in str(no.value)
+        undo(host, step, captured)
+        assert self.current(kernel) == found
+        assert [line for line in kernel.log() if line.endswith(" 0")] == []
 
     def test_a_function_in_use_is_not_touched(self, kernel: VgpuKernel) -> None:
         host = kernel.host()

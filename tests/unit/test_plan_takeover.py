@@ -112,6 +112,7 @@ HELD: list[tuple[HolderKind, str, str]] = [
     ("lvm", "/dev/vg/x (lvm)", "carries a volume of the host, /dev/vg/x (lvm)"),
     ("md", "/dev/md0", "carries an array of the host, /dev/md0"),
     ("seat", "seat0's only display card", "is seat0's only display card"),
+    ("mdev", "fff6f017", "carries the mediated device fff6f017"),
     ("vfio", "/dev/vfio/9", "is in use: vfio uses /dev/vfio/9"),
 ]
 
@@ -138,6 +139,18 @@ def test_a_process_is_named_and_may_be_overruled_by_hand() -> None:
     for force, severity in ((False, "error"), (True, "warning")):
         found = obstacles(host(held), [held], force=force)
         assert [(p.severity, p.where, p.message) for p in found] == [(severity, "", text)]
+
+
+def test_a_containers_link_may_be_overruled_by_hand() -> None:
+    moved = Holder(kind="namespace", what="a link that is in another network namespace",
+                   remedy="end the container")
+    held = device("04:00.0", "1:1", NET, group=9, holders=(moved,))
+    text = "0000:04:00.0 carries a link that is in another network namespace"
+    assert said(planned('[[pci]]\ndevice = "04:00.0"\n', host(held))) == [f"pci[0].device: {text}"]
+    for force, severity in ((False, "error"), (True, "warning")):
+        found = obstacles(host(held), [held], force=force)
+        assert [(p.severity, p.message, p.hint) for p in found] == [
+            (severity, text, "end the container")]
 
 
 def test_force_overrules_the_process_and_not_the_mount_beside_it() -> None:

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from qlaunch.argv.render import plan_options
-from qlaunch.facts.model import Holder, HostFacts, Iommu, Kernel, PciDevice
+from qlaunch.facts.model import Holder, HolderKind, HostFacts, Iommu, Kernel, PciDevice
 from qlaunch.facts.probe import read_snapshot
 from qlaunch.facts.vgpu_model import Mdev, MdevParent, MdevType, Sriov, VgpuFacts
 from qlaunch.plan.model import Plan
@@ -613,6 +613,28 @@ class TestVirtualFunctions:
         plan = planned(self.TEXT, sriov_host(1, function(0), mate))
         assert "IOMMU group 30 of 0000:03:00.1 also holds 0000:04:00.0" in said(plan)[0]
 
+    @pytest.mark.parametrize(("kind", "what", "named"), [
+        ("link", "eth1, which is up and has an address", True),
+        ("link", "eth1, a port of br0", True),
+        ("namespace", "a link that is in another network namespace", False),
+    ])
+    def test_one_whose_link_the_host_uses_is_not_free(
+        self, kind: HolderKind, what: str, named: bool
+    ) -> None:
+        """Of any it is none; the profile may name it, unless a container has it."""
+        used = function(0, driver="igbvf", holders=(Holder(kind=kind, what=what, remedy="x"),))
+        both = sriov_host(2, used, function(1, driver="igbvf"))
+        assert planned(self.TEXT, both).vgpus[0].name == "0000:03:00.2"
+        assert said(planned(self.TEXT, sriov_host(1, used))) == [
+            "vgpu[0]: no virtual function is free"
+        ]
+        for text in ('[[vgpu]]\nkind = "vf"\nparent = "03:00.1"\n',
+                     '[[vgpu]]\nany = [{vf = "03:00.1"}]\n'):
+            plan = planned(text, both)
+            assert [v.name for v in plan.vgpus] == (["0000:03:00.1"] if named else [])
+            assert (said(plan) == []) is named
+            assert any(what in text for text in said(plan, "warning")) is named
+
     def test_no_iommu_no_function(self) -> None:
         facts = replace(sriov_host(), iommu=Iommu(enabled=False, reason="off in the BIOS"))
         assert any("IOMMU is off" in text for text in said(planned(self.TEXT, facts)))
@@ -630,7 +652,8 @@ class TestVirtualFunctions:
         assert (step.address, step.number, step.mac, step.vlan) == (
             "0000:03:00.0", 0, "52:54:00:00:00:07", 12
         )
-        assert kinds(plan).index("SetVfNet") < kinds(plan).index("TakeDevice")
+        steps = kinds(plan)  # undone backwards: a host driver that probes it finds its own address
+        assert steps.index("TakeDevice") < steps.index("ResetDevices") < steps.index("SetVfNet")
 
 
 class TestNvidia:
@@ -641,6 +664,7 @@ class TestNvidia:
             assert said(plan) == []
             [step] = [s for s in plan.steps if isinstance(s, SetVgpuType)]
             assert (step.address, step.type) == ("0000:41:00.5", 557), "00.4 has a vGPU"
+            assert step.existing == 0
             assert not any(isinstance(s, TakeDevice) for s in plan.steps), "it is not rebound"
         assert options(plan) == [
             "-device vfio-pci,host=0000:41:00.5,id=vgpu0,bus=pcie.0,addr=14.0"
@@ -679,7 +703,7 @@ class TestNvidia:
             plan = planned(f'[[vgpu]]\ntype = "{kind}"\nparent = "41:00.4"\n', server)
             assert said(plan) == []
             [step] = [s for s in plan.steps if isinstance(s, SetVgpuType)]
-            assert (step.address, step.type) == ("0000:41:00.4", 559)
+            assert (step.address, step.type, step.existing) == ("0000:41:00.4", 559, 559)
         assert planned('[[vgpu]]\ntype = "559"\n', server).vgpus[0].name == "0000:41:00.5"
 
     def test_mistyped(self, server: HostFacts, laptop: HostFacts) -> None:

@@ -84,6 +84,18 @@ def addressed(link: str) -> Iterator[None]:
 
 
 @contextmanager
+def in_a_container(link: str) -> Iterator[None]:
+    """In a network namespace of its own."""
+    command("ip", "netns", "add", "lab")
+    try:
+        command("ip", "link", "set", link, "netns", "lab")
+        yield
+    finally:
+        command("ip", "netns", "exec", "lab", "ip", "link", "set", link, "netns", "1")
+        command("ip", "netns", "delete", "lab")
+
+
+@contextmanager
 def kept_open(*nodes: Path, unit: Path | None = None) -> Iterator[int]:
     """By a process of its own, of that systemd unit: its pid."""
     flags = os.O_RDWR if len(nodes) == 1 else os.O_WRONLY
@@ -198,3 +210,24 @@ def test_force_takes_what_a_process_holds_and_nothing_that_the_host_stands_on(
     assert back.returncode == 0, back.stderr
     assert USB.driver == "xhci_hcd"
     until(lambda: list(USB.path.glob("usb*/*/*/*/hidraw/hidraw*")), "what is plugged in is back")
+
+
+def test_a_network_card_whose_link_a_container_has(link: str) -> None:
+    """The kernel shows the directory that the link is in, and in it nothing."""
+    text = f"{NETWORK.address} carries a link that is in another network namespace"
+    with in_a_container(link):
+        assert list((NETWORK.path / "net").iterdir()) == []
+        listed = qlaunch("devices", NETWORK.address)
+        assert f"error: {text}" in spoken(listed.stdout)
+        refused = qlaunch("bind", NETWORK.address)
+        assert refused.returncode == 1, refused.stdout
+        assert f"error: {text}" in spoken(refused.stderr)
+        assert NETWORK.driver == "e1000e"
+    assert text not in spoken(qlaunch("devices", NETWORK.address).stdout)
+    taken = qlaunch("bind", NETWORK.address)
+    assert taken.returncode == 0, taken.stderr
+    try:
+        assert not (NETWORK.path / "net").exists(), "without a link there is no directory"
+    finally:
+        assert qlaunch("unbind", NETWORK.address).returncode == 0
+    until((NETWORK.path / "net").is_dir, "the link is back")
