@@ -32,10 +32,11 @@ class MdevTable:
         groups = {uuid: link_name(f"{path}/iommu_group") for uuid, path in paths.items()}
         self.nodes = {f"/dev/vfio/{group}": uuid for uuid, group in groups.items() if group}
         self._claims: Mapping[str, str] = {}
+        self._left: Mapping[str, str] = {}
         if paths:
             from qlaunch.facts.vgpu import read_claims
 
-            self._claims, _ = read_claims(base)
+            self._claims, self._left = read_claims(base)
 
     def holders(self, device: PciDevice, processes: Processes) -> list[Holder]:
         """One for each process that has one of them open, and one for each that nobody has."""
@@ -50,4 +51,7 @@ class MdevTable:
             return [replace(h, kind="mdev", what=what, remedy=remedy or h.remedy) for h in users]
         if owner:
             return [Holder(kind="mdev", what=f"{what} of the machine {owner}", remedy=remedy)]
+        if dead := self._left.get(uuid):
+            return [Holder(kind="mdev", what=f"{what} that {dead} left",
+                           remedy=f"qlaunch recover {quote(dead)}")]
         return [Holder(kind="mdev", what=what, remedy=remove_by_hand(uuid))]

@@ -68,9 +68,9 @@ def _parameters(base: str) -> dict[str, str]:
 def read_claims(base: str) -> tuple[dict[str, str], dict[str, str]]:
     """Devices that machines have claimed (run/claims.py), and those that dead ones left: the file
     is locked while one lives, and goes with a claim that is given up. Only root can look."""
-    directory = f"{base}/run/qlaunch/.claims"
     held: dict[str, str] = {}
     left: dict[str, str] = {}
+    directory = f"{base}/run/qlaunch/.claims"
     for name in list_names(directory):
         try:
             fd = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -199,3 +199,6 @@ class TestFacts:
             (holder,) = (h for h in looked(tree).holders or () if h.kind == "mdev")
             assert holder.what == f"{IDLE.what} of the machine win10"
             assert holder.remedy == "qlaunch stop win10"
+        (holder,) = (h for h in looked(tree).holders or () if h.kind == "mdev")
+        assert holder.what == f"{IDLE.what} that win10 left"
+        assert holder.remedy == "qlaunch recover win10"
