@@ -8,6 +8,7 @@ round is an ordinary Session, so what it proves holds for `run`.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -122,6 +123,7 @@ def run_round(
     net: Any = None,
 ) -> Round:
     """One round; `before` is what `steps` may change. Raises QlaunchError as a run does."""
+    gc.collect()  # a round leaves too little for the collector to begin by itself
     story = Telling(quiet=quiet)
     session = _Timed(loaded, make_plan, story, base=base, net=net)
     session.times, session.patience = {}, patience

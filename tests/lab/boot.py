@@ -150,6 +150,15 @@ def pytest_command(topology: Topology, arguments: Sequence[str] = ()) -> list[st
     return [*pytest, "-o", "junit_family=xunit1", "-m", "lab", *arguments, *where]
 
 
+def parts(topology: Topology, *, nightly: bool) -> list[list[str]]:
+    """The arguments of its tests' boots: one by day."""
+    if not nightly:
+        return [[]]
+    short = [f"--ignore={INSIDE / file}" for file in topology.long]
+    whole = [["--nightly", *short]]
+    return whole + [["--nightly", str(INSIDE / file)] for file in topology.long]
+
+
 @contextmanager
 def socket_directory() -> Iterator[Path]:
     """Short, because a unix socket's path may have 107 characters."""

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from .boot import INSIDE, ROOT, Outcome, pytest_command, run
+from .boot import Outcome, parts, pytest_command, run
 from .topology import CARD, TOPOLOGIES, Topology
 
 pytestmark = pytest.mark.lab
@@ -40,9 +40,14 @@ def marks(topology: Topology) -> list[pytest.MarkDecorator]:
 def test_inside(name: str, request: pytest.FixtureRequest) -> None:
     topology = TOPOLOGIES[name]
     nightly = bool(request.config.getoption("--nightly"))
-    arguments = [str(ROOT / INSIDE), "--nightly"] if nightly else []
     longer = topology.timeout * (4 if nightly else 1)
-    outcome = run(topology, pytest_command(topology, arguments), longer)
+    for arguments in parts(topology, nightly=nightly):
+        check(run(topology, pytest_command(topology, arguments), longer))
+
+
+def check(outcome: Outcome) -> None:
+    """Fail with what failed in there."""
+    name = outcome.junit.parent.name
     if not outcome.junit.exists():
         pytest.fail(f"{name}: no results, exit {outcome.exit_code}\n{outcome.tail()}")
     if failed := failures(outcome):

@@ -36,6 +36,9 @@ class Topology:
     samples: bool = False  # the kernel's sample mediated devices are built for it
     new_qemu: bool = False  # by the QEMU of contrib/qemu10, where it is there
     nightly: bool = False
+    # Files of tests that have a host of their own at night: an hour of devices that change hands is
+    # more than some of QEMU 7.2 live.
+    long: tuple[str, ...] = ()
 
     @property
     def kernel_line(self) -> str:
@@ -98,6 +101,7 @@ CARD = Topology(
     modules=("bochs", "snd_hda_intel", "vfio-pci", "e1000e", "nvme", "xhci_pci", "mdev"),
     cpus="4,sockets=1,cores=2,threads=2",
     samples=True,
+    long=("test_faults.py", "test_many.py"),
 )
 
 NUMA = Topology(
@@ -129,6 +133,7 @@ SLICES = Topology(
     cpus="4,sockets=1,cores=2,threads=2",
     timeout=1800.0,
     samples=True,
+    long=("test_vgpu_faults.py", "test_vgpu_kills.py", "test_vgpu_rounds.py"),
 )
 
 NETWORK = Topology(
