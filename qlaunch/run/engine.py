@@ -273,7 +273,8 @@ def _explain(step: Step, error: BaseException, verb: str = "") -> tuple[Problem,
     headline = f"cannot {verb + ': ' if verb else ''}{step}"
     if isinstance(error, QlaunchError):
         first = error.problems[0]
-        joined = first._replace(message=f"{headline}: {first.message}")
+        joined = first._replace(
+            message=f"{headline}: {first.message}", where=first.where or step.why)
         return (joined, *error.problems[1:])
     if isinstance(error, KeyboardInterrupt):
         return (Problem(f"interrupted before this was done: {step}", found=str(error)),)

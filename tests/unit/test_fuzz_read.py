@@ -249,6 +249,7 @@ def journal_test(seed: int, *, undo: bool) -> None:
 
 @given(st.integers(0, 1 << 32))
 @QUICK
+@example(1406656)  # a driver_override that is an object
 def test_any_journal(seed: int) -> None:
     journal_test(seed, undo=seed % 16 == 0)
 
