@@ -10,10 +10,15 @@ from __future__ import annotations
 import argparse
 
 from qlaunch.cli.base import runtime_base
-from qlaunch.cli.byhand import add_device_arguments, asked_devices, need_root
-from qlaunch.cli.main import tell
+from qlaunch.cli.byhand import (
+    add_device_arguments,
+    add_force_argument,
+    asked_devices,
+    need_root,
+    refuse,
+)
 from qlaunch.cli.text import say
-from qlaunch.errors import EXIT_OK, HostError
+from qlaunch.errors import EXIT_OK
 
 EXAMPLE = """\
 example:
@@ -25,11 +30,7 @@ example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Addresses, and --force."""
     add_device_arguments(parser)
-    parser.add_argument(
-        "--force", action="store_true",
-        help="although a process, or a container's network, uses it; never for a mounted disk, "
-        "swap, the default route or that of this SSH connection",
-    )
+    add_force_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,9 +40,6 @@ def run(args: argparse.Namespace) -> int:
     from qlaunch.run.manual import bind
 
     facts, devices = asked_devices(args.address)
-    problems = obstacles(facts, devices, force=args.force)
-    if any(p.severity == "error" for p in problems):
-        raise HostError(problems)
-    tell(problems)
+    refuse(obstacles(facts, devices, force=args.force))
     bind(runtime_base(), devices, say)
     return EXIT_OK

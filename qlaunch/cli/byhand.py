@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
+from qlaunch.cli.main import tell
 from qlaunch.cli.text import say
-from qlaunch.errors import Problem, UsageError
+from qlaunch.errors import HostError, Problem, UsageError
 from qlaunch.facts.model import HostFacts, PciDevice, Wanted
 from qlaunch.values import PciAddress, parse_pci_address
 
@@ -16,6 +17,22 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "address", nargs="+", metavar="ADDRESS", help="PCI addresses (qlaunch devices)"
     )
+
+
+def add_force_argument(parser: argparse.ArgumentParser) -> None:
+    """--force."""
+    parser.add_argument(
+        "--force", action="store_true",
+        help="although a process, or a container's network, uses it; never for a mounted disk, "
+        "swap, the default route or that of this SSH connection",
+    )
+
+
+def refuse(problems: list[Problem]) -> None:
+    """Tell what stands against it. Raises HostError when one does."""
+    if any(p.severity == "error" for p in problems):
+        raise HostError(problems)
+    tell(problems)
 
 
 def need_root(verb: str) -> None:

@@ -35,6 +35,26 @@ class LoadModuleHandler:
         return None
 
 
+def bring_driver(host: Host, driver: str) -> None:
+    """Have a PCI driver of this name, from a module of its name if need be. Raises HostError; no
+    device was touched."""
+    path = host.path(f"sys/bus/pci/drivers/{driver}")
+    if path.is_dir():
+        return
+    done = sysfs.run(host, ["modprobe", "--", driver])
+    if path.is_dir():
+        return
+    words = done.err.strip().splitlines()
+    raise HostError(
+        Problem(
+            f"this host has no PCI driver {driver}",
+            found=words[-1] if words else f"the module {driver} brings no driver of that name",
+            hint="ls /sys/bus/pci/drivers shows those that are loaded; modprobe the module of "
+            "another",
+        )
+    )
+
+
 def is_loaded(host: Host, module: str) -> bool:
     """Whether the kernel has it. A built-in one without parameters is not in /sys/module."""
     name = module.replace("-", "_")

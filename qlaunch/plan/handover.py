@@ -72,3 +72,13 @@ def obstacles(
         check_holders(apart, replace(device, holders=users), "")
         forced += [problem._replace(severity="warning") for problem in apart.problems]
     return [*draft.problems, *forced]
+
+
+def hindrances(
+    facts: HostFacts, devices: Iterable[PciDevice], driver: str, *, force: bool = False
+) -> list[Problem]:
+    """What stands against giving devices that a host driver has to another one: as `obstacles`, but
+    for the IOMMU, which that does not need. What VFIO has is the guest's, and asked at its group.
+    """
+    taken = [d for d in devices if d.driver not in (None, driver) and "vfio" not in d.driver]
+    return obstacles(replace(facts, iommu=None), taken, force=force)

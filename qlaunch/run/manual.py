@@ -16,7 +16,7 @@ from qlaunch.facts.model import HostFacts, PciDevice
 from qlaunch.host.device import read_driver
 from qlaunch.host.handler import Host, telling
 from qlaunch.host.handlers import HANDLERS
-from qlaunch.host.pci import release_device
+from qlaunch.host.release import release
 from qlaunch.plan.steps import TakeDevice
 from qlaunch.plan.takeover import load_driver
 from qlaunch.run.claims import Owner, drop_claims, sign_claims, take_claims
@@ -89,14 +89,15 @@ def bind(base: str, devices: Sequence[PciDevice], say: Say) -> None:
 
 def unbind(base: str, devices: Sequence[PciDevice], driver: str | None, say: Say) -> None:
     """Give each device back: to `driver`, to the one it had before `bind`, or to whichever the
-    kernel finds. Raises NotRestoredError when one did not go back."""
+    kernel finds. Raises HostError when that takes it not, NotRestoredError when one did not go
+    back; those before it stay where they are then."""
     host = telling(say)
     with claimed(base, [d.address for d in devices], say):
         for device in devices:
             directory = Path(base, BOUND, device.address)
             if driver is None and _undo(host, directory, say):
                 continue
-            say(release_device(host, device.address, driver))
+            say(release(host, device.address, driver))
             _forget(directory)
 
 
