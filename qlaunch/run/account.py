@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import stat
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from functools import partial
+from typing import Literal, Protocol
 
-from qlaunch.children import Setup, start_child
+from qlaunch.children import Setup, held_signals, start_child
 from qlaunch.errors import HostError, Problem
 from qlaunch.plan.model import Account, Plan
 from qlaunch.vm.spawn import clean_environment, confinement
 
 GOING = 5.0  # seconds that an interrupted hook gets
+TOLD = 1.0  # seconds after which a hook is told to be waited for
 
 
 class Owned(Protocol):
@@ -98,41 +100,83 @@ def _give_over(folder: int, before: int, uid: int, gid: int) -> None:
 
 def run_hooks(
     hooks: Sequence[Sequence[str]], account: Account | None, trusted: bool,
-    say: Callable[[str], None],
+    say: Callable[[str], None], *, kind: Literal["before", "after"] = "before",
 ) -> None:
     """Run each to its end, in order; as `account` unless the profile is root's own. An interrupt
-    ends the one that runs.
+    ends the one that runs, and so does the end of this process: its journal has them run again.
 
-    Raises HostError naming the first that fails.
+    Raises HostError naming the first that fails; one of the end that was interrupted has failed.
     """
     who = None if trusted or os.geteuid() != 0 else account
     setup: list[Setup] = confinement(who, None, None, powers=True)
+    setup.append(Setup("prctl(PR_SET_PDEATHSIG)", partial(_end_with, os.getpid())))
     for words in hooks:
         say(f"hook: {' '.join(words)}")
-        pid = start_child(
-            words, fds={1: 2, 2: 2}, setup=setup, cwd="/",
-            env=clean_environment(os.environ, {}, who),
-        )
+        pid = 0
         try:
-            _, status = os.waitpid(pid, 0)
-        except BaseException:  # interrupted: it does not go on without the run it is for
-            _end(pid)
-            raise
-        code = os.waitstatus_to_exitcode(status)
+            with held_signals():
+                pid = start_child(
+                    words, fds={1: 2, 2: 2}, setup=setup, cwd="/",
+                    env=clean_environment(os.environ, {}, who),
+                )
+            text = f"waiting for the hook [{kind}] {' '.join(words)} (pid {pid}); Ctrl-C ends it"
+            code = _wait(pid, text, say)
+        except BaseException as error:  # it does not go on without the run it is for
+            ended = not pid or _end(pid)
+            if kind == "before" or not pid or not isinstance(error, KeyboardInterrupt):
+                raise
+            raise HostError(_interrupted(words, pid, str(error), ended)) from None
         if code != 0:
             raise HostError(
-                Problem("a hook failed", where="hooks", found=f"{words[0]} ended with {code}",
+                Problem("a hook failed", where=f"hooks.{kind}",
+                        found=f"{words[0]} ended with {code}",
                         hint=f"try it by hand: {' '.join(words)}")
             )
 
 
-def _end(pid: int) -> None:
-    """A hook and all that it has started."""
-    os.killpg(pid, signal.SIGTERM)
-    deadline = time.monotonic() + GOING
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if time.monotonic() > deadline:
-            os.killpg(pid, signal.SIGKILL)
-            break
-        time.sleep(0.02)
-    os.waitpid(pid, 0)
+def _end_with(parent: int) -> None:
+    """In the child. Not what sudo makes of it: the kernel forgets it there, prctl(2)."""
+    from qlaunch.vm.powers import end_with_parent
+
+    end_with_parent(signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _interrupted(words: Sequence[str], pid: int, by: str, ended: bool) -> Problem:
+    return Problem(
+        f"a hook was ended by {by}" if ended else "a hook cannot be ended, and is left alone",
+        where="hooks.after", found=f"{' '.join(words)} (pid {pid})",
+        hint=f"run it by hand: {' '.join(words)}" if ended else f"sudo kill -9 {pid}",
+    )
+
+
+def _wait(pid: int, text: str, say: Callable[[str], None]) -> int:
+    """Its exit code; `text` is told when that takes a while."""
+    if not _has_ended(pid, TOLD):
+        say(text)
+        _has_ended(pid, None)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _end(pid: int) -> bool:
+    """A hook and all that it has started; whether it is gone."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(pid, number)
+        except PermissionError:  # it has become another account's
+            return False
+        if _has_ended(pid, GOING):
+            os.waitpid(pid, 0)
+            return True
+    return False
+
+
+def _has_ended(pid: int, seconds: float | None) -> bool:
+    fd = os.pidfd_open(pid)
+    try:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        return bool(poller.poll(None if seconds is None else seconds * 1000))
+    finally:
+        os.close(fd)

@@ -18,6 +18,7 @@ from qlaunch.run.info import LOCK, SUPERVISOR, try_supervise
 from qlaunch.run.journal import FILE_NAME
 from qlaunch.run.locks import HostLock, make_directory, remedy, try_lock
 from qlaunch.run.story import LOG, QEMU_LOG, Story, open_log
+from qlaunch.run.terminal import current
 
 if TYPE_CHECKING:
     from qlaunch.host.handler import Host
@@ -55,7 +56,8 @@ def claim_name(base: str, name: str, stack: ExitStack, story: Story, host: Host)
         from qlaunch.run.recover import recover_dead
 
         story.say(f"{name} left something behind; putting it back first")
-        recover_dead(base, name, story.say, host)
+        with current().undivided("what an earlier run had left is put back"):
+            recover_dead(base, name, story.say, host)
     stack.callback(clean_up, base, name)
     return lock
 
@@ -141,7 +143,8 @@ def claim_devices(
                 plan = other
     for left_by in sorted({c.left_by for c in claims if c.left_by}):
         story.say(f"{left_by} died with a device of this machine; putting it back first")
-        recover_dead(base, left_by, story.say, host, only_if_dead=True)
+        with current().undivided(f"what {left_by} had left is put back"):
+            recover_dead(base, left_by, story.say, host, only_if_dead=True)
     claims[:] = sign_claims(claims, owner)
     return plan
 

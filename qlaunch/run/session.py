@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qlaunch.argv.render import render_argv
-from qlaunch.errors import HostError, Problem
+from qlaunch.errors import HostError
 from qlaunch.host.handler import Host
 from qlaunch.host.net import attach_tap
 from qlaunch.host.netchild import NetChild
@@ -92,8 +92,7 @@ class Session:
             try:
                 lock, plan = self._prepare(stack)
             except KeyboardInterrupt as error:
-                raise HostError(Problem("interrupted; nothing was changed",
-                                        found=str(error))) from None
+                raise self.interrupts.before_a_run(error) from None
             return self._carry_out(plan, lock)
 
     def _prepare(self, stack: contextlib.ExitStack) -> tuple[int, Plan]:

@@ -1,10 +1,12 @@
-"""Without capabilities: what few launchers need, with ctypes, which most starts do without."""
+"""What only libc does and few launchers need, with ctypes, which most starts do without."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from typing import NoReturn
 
+_PR_SET_PDEATHSIG = 1
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4  # include/uapi/linux/prctl.h
 _VERSION_3 = 0x20080522  # include/uapi/linux/capability.h: a header, and twice three masks
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -17,5 +19,15 @@ def drop_capabilities() -> None:
     if _LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 or (
         _LIBC.capset(header, (ctypes.c_uint32 * 6)()) != 0
     ):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        _fail()
+
+
+def end_with_parent(number: int) -> None:
+    """This process, and what it executes, gets this signal when its parent ends. Raises OSError."""
+    if _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+        _fail()
+
+
+def _fail() -> NoReturn:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))

@@ -34,7 +34,7 @@ def with_hook(kernel: WholeKernel) -> tuple[Plan, Path]:
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, work: Callable[[], int]) -> int:
     """`work` in a process that is killed where it would run its first hook."""
-    def kill(*_: Any) -> None:
+    def kill(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
