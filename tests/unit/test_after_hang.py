@@ -99,17 +99,19 @@ def until(ready: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-def beside(work: Callable[[], int], then: Callable[[], None]) -> int:
-    """The exit code of `work`, in a process of its own, while `then` is done here."""
+def beside(hook: Hook, work: Callable[[], int], then: Callable[[], None]) -> int:
+    """The exit code of `work`, in a process of its own, while `then` is done here; the hook does
+    not outlive it."""
     pid = os.fork()
     if pid == 0:
         os._exit(in_process(work) & 127)
     try:
         then()
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        raise
+        until(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
     finally:
+        for number, _ in hook.seen():
+            if is_there(number):
+                os.kill(number, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
     return os.waitstatus_to_exitcode(status)
 
@@ -128,7 +130,7 @@ def test_a_request_to_stop_ends_it(
     kernel: WholeKernel, hook: Hook, said: Path, number: signal.Signals
 ) -> None:
     stop = stopping(hook, said, number)
-    assert beside(lambda: start(kernel, hook.plan), stop) == 0
+    assert beside(hook, lambda: start(kernel, hook.plan), stop) == 0
     ((pid, _),) = hook.seen()
     assert not is_there(pid)
     told = said.read_text()
@@ -152,7 +154,7 @@ def test_one_that_does_not_listen_is_killed(
         with suppress(ProcessLookupError):
             os.kill(hook.seen()[0][1], signal.SIGTERM)
 
-    assert beside(lambda: start(kernel, hook.plan), stop) == 0
+    assert beside(hook, lambda: start(kernel, hook.plan), stop) == 0
     assert not is_there(hook.seen()[0][0])
     assert "a hook was ended by SIGINT" in said.read_text()
 
@@ -167,7 +169,7 @@ def test_one_that_was_ended_is_not_run_again(
     journal.write_bytes(b"".join((lines[0], b"?\n", *lines[1:])))
     said.write_text("")
     stop = stopping(hook, said, signal.SIGTERM)
-    assert beside(lambda: put_back(kernel, hook.plan, "recover"), stop) == 3
+    assert beside(hook, lambda: put_back(kernel, hook.plan, "recover"), stop) == 3
     assert put_back(kernel, hook.plan, "recover") == 3
     assert len(hook.seen()) == 1
     assert [r for r in read_journal(journal).records if r == HooksRun()] == [HooksRun()]
@@ -176,8 +178,12 @@ def test_one_that_was_ended_is_not_run_again(
 def test_a_killed_launcher_takes_it_along(kernel: WholeKernel, hook: Hook, said: Path) -> None:
     """It is for the next start to run it, and two at once would be in each other's way."""
     stop = stopping(hook, said, signal.SIGKILL)
-    assert beside(lambda: start(kernel, hook.plan), stop) == -9 & 127
-    until(lambda: not is_there(hook.seen()[0][0]))
+
+    def gone() -> None:
+        stop()
+        until(lambda: not is_there(hook.seen()[0][0]))
+
+    assert beside(hook, lambda: start(kernel, hook.plan), gone) == -9 & 127
 
 
 def test_before_a_run_it_is_ended_and_so_is_the_run(
@@ -186,7 +192,7 @@ def test_before_a_run_it_is_ended_and_so_is_the_run(
     assert launch(kernel, hook.plan, Fault("killed after apply", len(hook.plan.steps) - 1)) == -9
     said.write_text("")
     stop = stopping(hook, said, signal.SIGINT)
-    assert beside(lambda: start(kernel, hook.plan), stop) == 1
+    assert beside(hook, lambda: start(kernel, hook.plan), stop) == 1
     assert "interrupted; what an earlier run had left is put back; nothing else was changed" in (
         capfd.readouterr().err)
     assert len(hook.seen()) == 1
