@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 
+from qlaunch.cli.base import runtime_base
 from qlaunch.cli.byhand import asked_devices, need_root
 from qlaunch.cli.main import tell
 from qlaunch.cli.text import say, write
@@ -35,9 +36,11 @@ def run(args: argparse.Namespace) -> int:
     need_root("rom")
     from qlaunch.host.handler import telling
     from qlaunch.host.rom import doubts, images, read_rom
+    from qlaunch.run.manual import claimed
 
     _, (found,) = asked_devices([args.address])
-    rom = read_rom(telling(say), found.address)
+    with claimed(runtime_base(), [found.address], say):
+        rom = read_rom(telling(say), found.address)
     _save(args.file, rom, force=args.force)
     tell([p._replace(where=args.file)
           for p in doubts(rom, found.id, boot_vga=bool(found.boot_vga))])

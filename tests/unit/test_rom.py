@@ -14,6 +14,8 @@ from qlaunch.cli.main import main
 from qlaunch.errors import HostError, StuckError
 from qlaunch.host import rom as host_rom
 from qlaunch.host.rom import doubts, images, read_rom
+from qlaunch.run.claims import Owner, drop_claims, take_claims
+from qlaunch.run.locks import HOST_LOCK, try_lock
 from qlaunch.values import PciAddress
 from tests.fake.kernel import FakeKernel
 from tests.fake.kernel_tree import HANG, Fault
@@ -112,7 +114,17 @@ def test_the_verb(
     found = SimpleNamespace(address=GPU, id="10de:1200", boot_vga=True)
     monkeypatch.setattr(verb, "need_root", lambda _: None)
     monkeypatch.setattr(verb, "asked_devices", lambda _: (None, [found]))
-    monkeypatch.setattr(host_rom, "read_rom", lambda *_: BOTH)
+    base = tmp_path / "run"
+    monkeypatch.setattr(verb, "runtime_base", lambda: str(base))
+
+    def read(*_: object) -> bytes:
+        """Nobody else has the host or the card meanwhile."""
+        assert try_lock(str(base / HOST_LOCK)) is None
+        with pytest.raises(HostError, match=r"\(by hand\)"):
+            take_claims(str(base), Owner("win7"), [GPU])
+        return BOTH
+
+    monkeypatch.setattr(host_rom, "read_rom", read)
     target = tmp_path / "card.rom"
     assert main(["rom", "01:00.0", str(target)]) == 0
     told = capsys.readouterr()
@@ -123,6 +135,12 @@ def test_the_verb(
     assert "--force" in capsys.readouterr().err
     assert main(["rom", "01:00.0", str(target), "--force"]) == 0
     assert main(["rom", "01:00.0", str(tmp_path / "none/x")]) == 1
+    capsys.readouterr()
+    claims = take_claims(str(base), Owner("win7"), [GPU])
+    assert main(["rom", "01:00.0", str(tmp_path / "other")]) == 1
+    assert "win7" in capsys.readouterr().err
+    drop_claims(claims)
+    assert main(["rom", "01:00.0", str(tmp_path / "other")]) == 0
 
 
 def test_the_verb_needs_root(
