@@ -144,5 +144,5 @@ def _show(args: argparse.Namespace, done: list[Round], failure: QlaunchError | N
             write(f"round {one.number} failed: {one.end}\n")
         for text in one.changed:
             write(f"round {one.number}: {text}\n")
-    if done and not any(one.changed for one in done):
+    if done and failure is None and not any(one.changed for one in done):
         write(f"everything is as before after {len(done)} round(s)\n")

@@ -282,6 +282,10 @@ def test_a_round_that_fails_ends_it_and_the_others_are_shown(
     fault: HostError, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert played(monkeypatch, tmp_path, [GOOD, fault]) == code
+    shown = capsys.readouterr()
+    assert "as before" not in shown.out
+    assert "error: no" in shown.err
     assert played(monkeypatch, tmp_path, [GOOD, fault], "--json") == code
     shown = capsys.readouterr()
     told = json.loads(shown.out)
