@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
+from pathlib import Path
 
 from msgspec import Struct, structs
 
 from qlaunch.cli.base import runtime_base
 from qlaunch.cli.known import machines_of_root
 from qlaunch.cli.text import columns, write, write_json
-from qlaunch.errors import EXIT_OK
+from qlaunch.errors import EXIT_OK, HostError
 from qlaunch.run.info import (
     QMP,
     find_qemu,
@@ -24,17 +25,20 @@ from qlaunch.run.info import (
     machine_names,
     read_info,
 )
+from qlaunch.run.journal import FILE_NAME, Stage, read_journal
 
 EXAMPLE = """\
 example:
   qlaunch ps
   qlaunch ps --json | jq -r '.[].name'
-states: running; starting; paused, or another of QEMU's words for a guest that
-stands still (qlaunch status NAME says what to do); unsupervised (its launcher
-is gone: qlaunch recover NAME); left over (both are gone: qlaunch recover NAME
-gives its devices back); root's (started through root: status, stop and recover
-ask for root again)
+states: running; starting; giving back; paused, or another of QEMU's words for
+a guest that stands still (qlaunch status NAME says what to do); unsupervised
+(its launcher is gone: qlaunch recover NAME); left over (both are gone: qlaunch
+recover NAME gives its devices back); root's (started through root: status,
+stop and recover ask for root again)
 """
+STARTING, GIVING_BACK = "starting", "giving back"
+AFTER_START = ("9", "10")  # the stages of a run (run/session.py) in which QEMU may be gone
 
 
 class Machine(Struct, frozen=True, kw_only=True):
@@ -67,17 +71,31 @@ def machine(base: str, name: str) -> Machine:
     info = read_info(runtime)
     alive, supervised = is_alive(runtime), is_supervised(runtime)
     pid = find_qemu(runtime) if alive else None
+    launcher = find_supervisor(runtime) if supervised else None
     if not alive:
         state = "left over"
     elif not supervised:
         state = "unsupervised"
     else:
-        state = "running" if pid else "starting"
+        state = "running" if pid else without_qemu(runtime, launcher)
     return Machine(
         name=name, state=state, qemu_pid=pid,
-        launcher_pid=find_supervisor(runtime) if supervised else None,
+        launcher_pid=launcher,
         started=info.started if info else None, devices=info.devices if info else (),
     )
+
+
+def without_qemu(runtime: str, launcher: int | None) -> str:
+    """What a launcher does that has no QEMU: once its guest ran, or when the journal is another's,
+    which it has found, it gives back."""
+    try:
+        contents = read_journal(Path(runtime, FILE_NAME))
+    except (HostError, OSError):  # none yet, or none any more
+        return STARTING
+    if contents.header is not None and launcher not in (None, contents.header.pid):
+        return GIVING_BACK
+    stages = [record.stage for record in contents.records if isinstance(record, Stage)]
+    return GIVING_BACK if stages and stages[-1] in AFTER_START else STARTING
 
 
 def _asked(base: str, found: list[Machine]) -> list[Machine]:

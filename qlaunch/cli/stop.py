@@ -19,7 +19,7 @@ from qlaunch.cli.base import runtime_base
 from qlaunch.cli.known import known_machine
 from qlaunch.cli.text import say
 from qlaunch.errors import EXIT_NOT_RESTORED, EXIT_OK, HostError, Problem
-from qlaunch.run.info import find_supervisor, is_supervised, kill_qemu, read_info
+from qlaunch.run.info import find_qemu, find_supervisor, is_supervised, kill_qemu, read_info
 from qlaunch.run.journal import FILE_NAME
 from qlaunch.run.story import ended_how, last_line, log_size
 
@@ -29,6 +29,7 @@ example:
   qlaunch stop win7 --timeout 5m
   qlaunch stop win7 --now       the guest is not asked
   qlaunch stop win7 --force     QEMU is killed; the devices are given back too
+Once its guest has ended, stop waits; --now and --force end a hook that hangs.
 """
 POLL = 0.1
 LEAST, EVERY = 1.0, 10.0  # seconds between two lines: that differ, that tell the same
@@ -83,6 +84,11 @@ def _ask(runtime: str, name: str, how: Literal["ask", "now", "kill"]) -> str:
         raise HostError(
             Problem(f"the launcher of {name} is just coming or going", hint="try again in a moment")
         )
+    if how == "ask" and find_qemu(runtime) is None:
+        from qlaunch.cli.ps import GIVING_BACK, without_qemu
+
+        if without_qemu(runtime, launcher) == GIVING_BACK:  # a signal would end its hooks
+            return GIVING_BACK
     with contextlib.suppress(ProcessLookupError):
         os.kill(launcher, signal.SIGUSR1 if how == "now" else signal.SIGTERM)
     if how == "kill":

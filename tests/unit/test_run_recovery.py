@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from qlaunch.children import ENDING
+from qlaunch.cli import ps as ps_verb
 from qlaunch.cli import recover as recover_verb
 from qlaunch.cli import stop as stop_verb
 from qlaunch.cli.detach import detached as run_detached
@@ -35,7 +36,7 @@ from qlaunch.run.info import (
     kill_qemu,
     try_supervise,
 )
-from qlaunch.run.journal import create_journal, make_header
+from qlaunch.run.journal import Stage, create_journal, make_header
 from qlaunch.run.locks import HOST_LOCK, is_locked, try_lock
 from qlaunch.run.recover import recover_dead
 from qlaunch.run.session import Session
@@ -336,6 +337,40 @@ def test_what_stop_sends_the_launcher(
     assert text in told
     assert "killed" not in told
     assert sleeper.wait(10) == -number
+
+
+@pytest.mark.parametrize(
+    ("stages", "others", "state"),
+    [
+        ((), False, "starting"), (("5",), False, "starting"), (("5", "7"), False, "starting"),
+        (("5", "7", "9"), False, "giving back"), (("5", "10"), False, "giving back"),
+        (("5",), True, "giving back"),
+    ],
+)
+def test_a_launcher_without_a_qemu(
+    stages: tuple[str, ...], others: bool, state: str, tmp_path: Path, runtime: Path,
+    monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes],
+) -> None:
+    """It starts, or gives back: what it had itself, or what another has left. Then a plain `stop`
+    waits, and --now is passed on."""
+    launcher = sleeper.pid if others else os.getpid()
+    monkeypatch.setattr(ps_verb, "is_alive", lambda _: True)
+    monkeypatch.setattr(ps_verb, "is_supervised", lambda _: True)
+    monkeypatch.setattr(ps_verb, "find_supervisor", lambda _: launcher)
+    monkeypatch.setattr(stop_verb, "find_supervisor", lambda _: launcher)
+    assert ps_verb.machine(str(tmp_path), "win7").state == "starting"
+    journal = create_journal(runtime, make_header(Host(), "win7"))
+    for stage in stages:
+        journal.write(Stage(stage=stage))
+    journal.close()
+    assert ps_verb.machine(str(tmp_path), "win7").state == state
+    sent: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("os.kill", lambda pid, number: sent.append(number))
+        stop_verb._ask(str(runtime), "win7", "ask")
+        assert sent == ([signal.SIGTERM] if state == "starting" else [])
+        stop_verb._ask(str(runtime), "win7", "now")
+        assert sent[-1] == signal.SIGUSR1
 
 
 def test_recover_all_gives_back_first_and_watches_all_at_once(
