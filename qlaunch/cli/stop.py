@@ -17,6 +17,7 @@ from typing import Literal
 
 from qlaunch.cli.base import runtime_base
 from qlaunch.cli.known import known_machine
+from qlaunch.cli.ps import GIVING_BACK, without_qemu
 from qlaunch.cli.text import say
 from qlaunch.errors import EXIT_NOT_RESTORED, EXIT_OK, HostError, Problem
 from qlaunch.run.info import find_qemu, find_supervisor, is_supervised, kill_qemu, read_info
@@ -32,6 +33,7 @@ example:
 Once its guest has ended, stop waits; --now and --force end a hook that hangs.
 """
 POLL = 0.1
+LONG = 4096  # bytes of a log in which its last line is
 LEAST, EVERY = 1.0, 10.0  # seconds between two lines: that differ, that tell the same
 
 
@@ -62,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
     offset = log_size(state_dir)
     # The profile's, and what quit and the return of devices may take on top.
     patience = wanted or (info.stop_timeout if info else 60.0) + 60.0
-    say(f"{name}: {_ask(runtime, name, _how(args))}, waiting up to {patience:g} s")
-    code = _wait(runtime, name, patience, lambda: last_line(state_dir, offset))
+    asked = _ask(runtime, name, _how(args))
+    say(f"{name}: {asked}, waiting up to {patience:g} s")
+    before = LONG if asked == GIVING_BACK else 0  # it may have told already what it waits for
+    code = _wait(runtime, name, patience, lambda: last_line(state_dir, max(offset - before, 0)))
     if code == EXIT_OK:
         say(ended_how(state_dir, name, offset) or f"{name}: ended, all given back")
     return code
@@ -84,11 +88,10 @@ def _ask(runtime: str, name: str, how: Literal["ask", "now", "kill"]) -> str:
         raise HostError(
             Problem(f"the launcher of {name} is just coming or going", hint="try again in a moment")
         )
-    if how == "ask" and find_qemu(runtime) is None:
-        from qlaunch.cli.ps import GIVING_BACK, without_qemu
-
-        if without_qemu(runtime, launcher) == GIVING_BACK:  # a signal would end its hooks
-            return GIVING_BACK
+    if how == "ask" and find_qemu(runtime) is None and (
+        without_qemu(runtime, launcher) == GIVING_BACK  # a signal would end its hooks
+    ):
+        return GIVING_BACK
     with contextlib.suppress(ProcessLookupError):
         os.kill(launcher, signal.SIGUSR1 if how == "now" else signal.SIGTERM)
     if how == "kill":

@@ -36,7 +36,11 @@ class Hooks(Table, frozen=True):
     """Commands around a run: argv lists, never shell strings."""
 
     before: Annotated[tuple[tuple[str, ...], ...], Meta(description="Before the host steps.")] = ()
-    after: Annotated[tuple[tuple[str, ...], ...], Meta(description="After all is given back.")] = ()
+    after: Annotated[
+        tuple[tuple[str, ...], ...],
+        Meta(description="After all is given back. Ctrl-C, and qlaunch stop --now, end one that "
+             "hangs; those after it are not run."),
+    ] = ()
 
 
 class Qemu(Table, frozen=True):

@@ -172,6 +172,23 @@ def test_hooks_run_before_and_after(make: Make) -> None:
     assert order == sorted(order)
 
 
+def test_a_hook_of_the_end_that_hangs(make: Make) -> None:
+    """A plain `stop` waits for it, and --now ends it."""
+    vm = make()
+    hook = "hooks.after=[['/bin/sleep', '600']]"
+    assert qlaunch("run", str(vm.path), "--detach", "--set", hook).returncode == 0
+    os.kill(vm.qemu(), signal.SIGKILL)
+    until(lambda: "waiting for the hook [after]" in qlaunch("logs", vm.name).stdout, "the hook")
+    assert f"{vm.name}: giving back" in qlaunch("status", vm.name).stdout
+    plain = qlaunch("stop", vm.name, "--timeout", "3s")
+    assert (plain.returncode, "waiting for the hook [after] /bin/sleep 600" in plain.stderr) == (
+        1, True), plain.stderr
+    done = qlaunch("stop", vm.name, "--now")
+    assert done.returncode == 0, done.stderr
+    assert "a hook was ended by SIGUSR1" in qlaunch("logs", vm.name).stdout
+    assert not Path(vm.runtime).exists()
+
+
 def test_a_hook_that_fails_keeps_the_guest_from_running(make: Make) -> None:
     vm = make()
     done = qlaunch("run", str(vm.path), "--set", "hooks.before=[['/bin/false']]")
