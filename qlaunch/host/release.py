@@ -15,7 +15,7 @@ def release(host: Host, address: PciAddress, driver: str | None) -> str:
     """As `release_device`, which says where the device is now.
 
     Raises HostError when the driver is not there or does not take it, with the host as it was;
-    NotRestoredError when it then did not go back; StuckError when a write did not return.
+    NotRestoredError when it then did not go back, or a write did not return.
     """
     step = TakeDevice(address=address)
     captured = TakeDeviceHandler().capture(host, step)
@@ -23,19 +23,20 @@ def release(host: Host, address: PciAddress, driver: str | None) -> str:
         bring_driver(host, driver)
     try:
         return release_device(host, address, driver)
-    except StuckError:
-        raise
+    except StuckError as error:  # nothing is written beside what hangs
+        raise NotRestoredError(error.problems) from error
     except HostError as error:
-        if _is_as_before(host, address, captured):
-            raise
         try:
-            told = TakeDeviceHandler().undo(host, step, captured)
+            told = _back(host, step, captured)
         except HostError as second:
             raise NotRestoredError([*error.problems, *second.problems]) from error
-        note = Problem(told or "", severity="note")
-        raise HostError([*error.problems, note]) from error
+        if not told:
+            raise
+        raise HostError([*error.problems, Problem(told, severity="note")]) from error
 
 
-def _is_as_before(host: Host, address: PciAddress, captured: Captured) -> bool:
-    now = device.read_state(host, address)
-    return all(now[name] == captured[name] for name in ("driver", "override"))
+def _back(host: Host, step: TakeDevice, captured: Captured) -> str | None:
+    now = device.read_state(host, step.address)
+    if all(now[name] == captured[name] for name in ("driver", "override")):
+        return None
+    return TakeDeviceHandler().undo(host, step, captured)

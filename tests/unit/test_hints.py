@@ -43,9 +43,10 @@ MADE_OF_OTHERS = {
     # who pressed Ctrl-C or asked for the stop knows what to do next; the host is as it was
     "run/engine.py": {"f'interrupted before this was done: {step}'"},
     "run/live.py": {"'stopped before the guest ran'"},
-    "run/session.py": {"'interrupted; nothing was changed'"},
+    "run/terminal.py": {"f'interrupted; {done}'"},
     "run/verdict.py": {"'interrupted; the host is as it was'"},
-    # a note, beside a fault with a hint
+    # notes, beside faults with a hint
+    "host/release.py": {"told"},
     "setup/apply.py": {"'what was written has been put back'"},
 }
 

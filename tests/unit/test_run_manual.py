@@ -15,7 +15,7 @@ from qlaunch.facts.model import Holder, PciDevice
 from qlaunch.run import manual
 from qlaunch.values import PciAddress
 from tests.fake.kernel import FakeKernel
-from tests.fake.kernel_tree import Fault
+from tests.fake.kernel_tree import HANG, Fault
 from tests.fake.plans import device, host
 
 GPU = PciAddress("0000:01:00.0")
@@ -102,6 +102,14 @@ def test_the_old_driver_does_not_take_it_back(kernel: FakeKernel, tmp_path: Path
         unbind(tmp_path, "other")
     assert [p.message for p in fault.value.problems] == [
         "the device was not bound to other", "the device was not bound to bochs"]
+
+
+def test_a_write_that_hangs_is_left_alone(kernel: FakeKernel, tmp_path: Path) -> None:
+    kernel.faults = [Fault("*/drivers/other/bind", HANG)]
+    with pytest.raises(NotRestoredError, match="did not return"):
+        unbind(tmp_path, "other")
+    kernel.release()
+    assert kernel.log()[-1].startswith("sys/bus/pci/drivers/other/bind")
 
 
 def test_no_driver_is_found_for_it(kernel: FakeKernel, tmp_path: Path) -> None:
