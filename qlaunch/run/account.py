@@ -107,9 +107,13 @@ def run_hooks(
 
     Raises HostError naming the first that fails; one of the end that was interrupted has failed.
     """
+    from qlaunch.vm.powers import end_with_parent  # now: the account may not read our files
+
     who = None if trusted or os.geteuid() != 0 else account
     setup: list[Setup] = confinement(who, None, None, powers=True)
-    setup.append(Setup("prctl(PR_SET_PDEATHSIG)", partial(_end_with, os.getpid())))
+    # Not what sudo makes of it: the kernel forgets it there, prctl(2).
+    setup.append(Setup("prctl(PR_SET_PDEATHSIG)",
+                       partial(end_with_parent, os.getpid(), signal.SIGTERM)))
     for words in hooks:
         say(f"hook: {' '.join(words)}")
         pid = 0
@@ -132,15 +136,6 @@ def run_hooks(
                         found=f"{words[0]} ended with {code}",
                         hint=f"try it by hand: {' '.join(words)}")
             )
-
-
-def _end_with(parent: int) -> None:
-    """In the child. Not what sudo makes of it: the kernel forgets it there, prctl(2)."""
-    from qlaunch.vm.powers import end_with_parent
-
-    end_with_parent(signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _interrupted(words: Sequence[str], pid: int, by: str, ended: bool) -> Problem:

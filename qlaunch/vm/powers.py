@@ -22,10 +22,13 @@ def drop_capabilities() -> None:
         _fail()
 
 
-def end_with_parent(number: int) -> None:
-    """This process, and what it executes, gets this signal when its parent ends. Raises OSError."""
+def end_with_parent(parent: int, number: int) -> None:
+    """This process, and what it executes, gets this signal when its parent ends; it ends itself
+    when that is not there any more. Raises OSError."""
     if _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
         _fail()
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _fail() -> NoReturn:
