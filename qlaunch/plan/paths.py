@@ -23,13 +23,18 @@ def runtime_root(root: bool, uid: int, runtime_dir: str) -> str:
     return f"{runtime_dir or f'/run/user/{uid}'}/qlaunch"
 
 
+def sockets_of(base: str, uid: int, name: str) -> str:
+    """Where a machine of root's has the sockets that its account may reach."""
+    return f"{base}/.by-uid/{uid}/{name}"
+
+
 def machine_paths(name: str, invoker: Invoker | None) -> Paths:
     """Paths of one machine; without an invoker those of root."""
     if invoker is None:
         return Paths(f"/run/qlaunch/{name}", f"/run/qlaunch/{name}", f"/var/lib/qlaunch/{name}")
     base = runtime_root(invoker.root, invoker.uid, invoker.runtime_dir)
     runtime = f"{base}/{name}"
-    sockets = f"{base}/.by-uid/{invoker.uid}/{name}" if invoker.root else runtime
+    sockets = sockets_of(base, invoker.uid, name) if invoker.root else runtime
     if invoker.root and invoker.asked != invoker.uid:
         return Paths(runtime, sockets, f"/var/lib/qlaunch/{name}")
     return Paths(runtime, sockets, f"{invoker.home}/.local/state/qlaunch/{name}")

@@ -1,7 +1,8 @@
 """Who has a device: one locked file a device, with its owner's name inside.
 
 The lock says whether the owner lives; the text says who it is, or who left the device behind when
-launcher and QEMU both died. A dead owner's journal is recovered before its device is taken.
+launcher and QEMU both died. A dead owner's journal is recovered before its device is taken. QEMU
+has inherited the lock and could have let go of it: the machine that is named is looked at as well.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from msgspec.structs import replace
 
 from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
-from qlaunch.run.locks import make_directory, try_lock
+from qlaunch.run.info import is_alive, is_supervised
+from qlaunch.run.locks import make_directory, open_own, remedy, try_lock, write_locked
+from qlaunch.values import parse_vm_name
 
 CLAIMS = ".claims"
+BY_HAND = "(by hand)"  # no machine can have this name
 
 
 class Owner(Struct, frozen=True):
     """What a claim file says."""
 
-    name: str
+    name: str  # a machine's, or BY_HAND: it becomes a path
     pid: int = 0
     started: float = 0.0  # time.time() of the claim
 
@@ -56,18 +60,31 @@ def _take(directory: str, device: str, owner: Owner) -> Claim:
     path = f"{directory}/{device}"
     fd = try_lock(path)
     if fd is None:
-        other = read_owner(path)
-        raise HostError(
-            Problem(
-                f"{device} is in use by the machine {other.name if other else '?'}", where=device,
-                hint=f"qlaunch stop '{other.name}'" if other else "qlaunch ps",
-            )
-        )
+        raise _in_use(device, read_owner(path))
     before = _owner_of(os.pread(fd, 4096, 0))
     claim = Claim(device, fd, path, before.name if before else None)
-    if before is None or before.name == owner.name:
-        return _sign(claim, owner)
+    try:
+        if before is None or before.name == owner.name:
+            return _sign(claim, owner)
+        runtime = f"{os.path.dirname(directory)}/{before.name}"  # noqa: PTH120
+        if is_supervised(runtime) or is_alive(runtime):
+            raise _in_use(device, before)
+    except BaseException:
+        drop_claims([claim])
+        raise
     return claim
+
+
+def _in_use(device: str, owner: Owner | None) -> HostError:
+    if owner is not None and owner.name == BY_HAND:
+        return HostError(Problem(f"{device} is being bound or unbound by hand", where=device,
+                                 hint="try again in a moment"))
+    return HostError(
+        Problem(
+            f"{device} is in use by the machine {owner.name if owner else '?'}", where=device,
+            hint=f"qlaunch stop '{owner.name}'" if owner else "qlaunch ps",
+        )
+    )
 
 
 def sign_claims(claims: Iterable[Claim], owner: Owner) -> list[Claim]:
@@ -76,25 +93,34 @@ def sign_claims(claims: Iterable[Claim], owner: Owner) -> list[Claim]:
 
 
 def _sign(claim: Claim, owner: Owner) -> Claim:
-    os.ftruncate(claim.fd, 0)
-    os.pwrite(claim.fd, to_json(owner), 0)
+    try:
+        write_locked(claim.fd, claim.path, to_json(owner))
+    except OSError as error:
+        raise HostError(
+            Problem(f"the claim cannot be written: {error.strerror}", where=claim.path,
+                    hint=remedy(error, claim.path))
+        ) from None
     return replace(claim, left_by=None)
 
 
 def read_owner(path: str) -> Owner | None:
     """The owner a claim file names, if it can be read."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not imported for a start
+        with os.fdopen(open_own(path), "rb") as file:
             return _owner_of(file.read(4096))
     except OSError:
         return None
 
 
 def _owner_of(raw: bytes) -> Owner | None:
+    """None for a name that no machine can have: recovery would look elsewhere for its journal."""
     try:
-        return from_json(raw, Owner)
-    except MsgspecError:
+        owner = from_json(raw, Owner)
+        if owner.name != BY_HAND:
+            parse_vm_name(owner.name)
+    except (MsgspecError, ValueError, RecursionError):
         return None
+    return owner
 
 
 def drop_claims(claims: Iterable[Claim], *, keep_files: bool = False) -> None:

@@ -11,14 +11,19 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import MsgspecError, Struct, to_builtins
 
 from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
 from qlaunch.plan.model import Account, PinPlan, Plan, PlannedCard
-from qlaunch.run.locks import LOOKING, is_locked, remedy, try_lock
+from qlaunch.run.locks import LOOKING, is_locked, open_own, remedy, try_lock, write_locked
+from qlaunch.run.noted import note_qemu, read_noted
+from qlaunch.values import parse_vm_name
+
+if TYPE_CHECKING:
+    from qlaunch.vm.process import QemuProcess
 
 FILE = "run.json"
 LOCK = "lock"
@@ -83,8 +88,10 @@ def write_info(info: Info) -> None:
     os.replace(f"{path}.new", path)  # noqa: PTH105 - pathlib is not imported for a start
 
 
-def note_start(plan: Plan) -> None:
-    """Leave what `plan --diff last` compares with in the state directory, if it can be written."""
+def note_start(plan: Plan, process: QemuProcess) -> None:
+    """Leave QEMU's pid in the runtime directory, and what `plan --diff last` compares with in the
+    state directory, as far as they can be written."""
+    note_qemu(plan.runtime_dir, process.pid, process.starttime)
     from shlex import quote
 
     from qlaunch.argv.render import plan_options
@@ -100,11 +107,12 @@ def note_start(plan: Plan) -> None:
 
 
 def read_info(runtime_dir: str) -> Info | None:
-    """What the file says; None when there is none, or it cannot be read."""
+    """What the file says; None when there is none, or it cannot be read, or is not our own: root
+    runs its hooks and removes what it names."""
     try:
-        with open(f"{runtime_dir}/{FILE}", "rb") as file:  # noqa: PTH123
+        with os.fdopen(open_own(f"{runtime_dir}/{FILE}"), "rb") as file:
             return from_json(file.read(), Info)
-    except (OSError, MsgspecError):
+    except (OSError, MsgspecError, RecursionError):
         return None
 
 
@@ -113,14 +121,28 @@ def machine_names(base: str) -> list[str]:
     with contextlib.suppress(OSError), os.scandir(base) as entries:
         return sorted(
             entry.name for entry in entries
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+            if entry.is_dir(follow_symlinks=False) and _is_name(entry.name)
         )
     return []
 
 
+def _is_name(text: str) -> bool:
+    try:
+        parse_vm_name(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_alive(runtime_dir: str) -> bool:
-    """Whether launcher or QEMU holds the machine's lock."""
-    return is_locked(f"{runtime_dir}/{LOCK}")
+    """Whether launcher or QEMU holds the machine's lock, or QEMU runs and has let go of it."""
+    return is_locked(f"{runtime_dir}/{LOCK}") or has_qemu(runtime_dir)
+
+
+def has_qemu(runtime_dir: str) -> bool:
+    """Whether there is a QEMU of the machine, whatever its lock says; also one that is being taken
+    down. What it has inherited it can unlock for all who share it, and close."""
+    return read_noted(runtime_dir) is not None or find_qemu(runtime_dir) is not None
 
 
 def is_supervised(runtime_dir: str) -> bool:
@@ -141,8 +163,7 @@ def try_supervise(runtime_dir: str) -> int | None:
             return None
         time.sleep(0.005)
     try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        write_locked(fd, f"{runtime_dir}/{SUPERVISOR}", b"%d" % os.getpid())
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(f"{runtime_dir}/{SUPERVISOR}")  # noqa: PTH108
@@ -166,11 +187,17 @@ def find_supervisor(runtime_dir: str) -> int | None:
 
 
 def find_qemu(runtime_dir: str) -> int | None:
-    """The pid of the machine's QEMU: it has the lock open, and says `-name guest=NAME`.
+    """The pid of the machine's QEMU: the one that its launcher has noted, or who has the lock open
+    and says `-name guest=NAME`. None for one that the kernel is taking down.
 
     Looking at open files finds it even when the launcher died before it could note the pid; and
     none of the launcher's own processes says such a name.
     """
+    noted = read_noted(runtime_dir)
+    if noted is not None:
+        return None if noted.exiting else noted.pid
+    if not os.path.lexists(f"{runtime_dir}/{LOCK}"):
+        return None
     for pid in _processes():
         if is_qemu(runtime_dir, pid):
             return pid
@@ -179,6 +206,9 @@ def find_qemu(runtime_dir: str) -> int | None:
 
 def is_qemu(runtime_dir: str, pid: int) -> bool:
     """Whether this process is the machine's QEMU."""
+    noted = read_noted(runtime_dir)
+    if noted is not None and noted.pid == pid:
+        return not noted.exiting
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
             words = os.fsdecode(file.read()).split("\0")

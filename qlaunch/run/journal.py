@@ -10,7 +10,6 @@ away. Any other one that cannot be read is a change that nobody knows of (`Conte
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -21,7 +20,7 @@ from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
 from qlaunch.host.handler import Captured, Host
 from qlaunch.plan.steps import Step
-from qlaunch.run.locks import remedy
+from qlaunch.run.locks import ForeignFileError, open_own, remedy
 
 FILE_NAME = "journal"
 VERSION = 1
@@ -275,20 +274,18 @@ def read_start_time(host: Host, pid: int) -> int | None:
 
 def _open(path: Path, flags: int) -> int:
     try:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return open_own(str(path), flags)
+    except ForeignFileError as error:
+        raise HostError(
+            Problem(
+                "the journal may have been written by somebody else", where=str(path),
+                found=error.strerror or "",
+                allowed=f"a plain file of uid {os.geteuid()}, writable by its owner only",
+                hint=f"ls -ld '{path}' shows it",
+            )
+        ) from None
     except OSError as error:
         raise HostError(
             Problem("the journal cannot be opened", str(path), found=error.strerror or "",
                     hint=remedy(error, str(path)))
         ) from error
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        os.close(fd)
-        raise HostError(
-            Problem(
-                "the journal may have been written by somebody else", where=str(path),
-                found=f"uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
-                allowed=f"a plain file of uid {os.geteuid()}, writable by its owner only",
-            )
-        )
-    return fd

@@ -3,6 +3,11 @@
 A lock is held as long as either the launcher or QEMU lives, so liveness needs no pid file. A file
 may be unlinked by its last holder while another process waits to open it: after locking, the path
 must still lead to the locked inode.
+
+flock(2) belongs to the open file that all who inherit it share: any of them can unlock it, and
+could write what is open for writing. So the fd is open for reading only, what a locked file says
+is written through another one, and that a lock is free is no proof that QEMU has ended
+(`info.is_alive`).
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable
 
@@ -87,7 +93,7 @@ def try_lock(path: str) -> int | None:
     while True:
         try:
             fd = os.open(
-                path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
+                path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
             )
         except OSError as error:
             raise HostError(
@@ -106,6 +112,41 @@ def try_lock(path: str) -> int | None:
         if _is_at(fd, path):
             return fd
         os.close(fd)
+
+
+def write_locked(fd: int, path: str, text: bytes) -> None:
+    """Replace what a file says whose lock we hold as `fd`, through an fd that nobody inherits.
+
+    Raises OSError; also when the path leads to another file by now.
+    """
+    other = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not os.path.samestat(os.fstat(fd), os.fstat(other)):
+            raise OSError(errno.ESTALE, "somebody has replaced it", path)
+        os.ftruncate(other, 0)
+        os.pwrite(other, text, 0)
+    finally:
+        os.close(other)
+
+
+class ForeignFileError(OSError):
+    """Not a plain file that only we could write; `strerror` tells what it is."""
+
+
+def open_own(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a file of which we act on what it says: a plain one of our own that nobody else could
+    write. Nothing else is waited for: a FIFO would be opened once somebody writes to it.
+
+    Raises OSError, and ForeignFileError for any other file.
+    """
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    found = os.fstat(fd)
+    plain = stat.S_ISREG(found.st_mode)
+    if not plain or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        os.close(fd)
+        mode = f"uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}"
+        raise ForeignFileError(errno.EPERM, mode if plain else f"not a plain file: {mode}", path)
+    return fd
 
 
 def is_locked(path: str) -> bool:

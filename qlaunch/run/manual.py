@@ -19,7 +19,7 @@ from qlaunch.host.handlers import HANDLERS
 from qlaunch.host.release import release
 from qlaunch.plan.steps import TakeDevice
 from qlaunch.plan.takeover import load_driver
-from qlaunch.run.claims import Owner, drop_claims, sign_claims, take_claims
+from qlaunch.run.claims import BY_HAND, Owner, drop_claims, sign_claims, take_claims
 from qlaunch.run.engine import Engine
 from qlaunch.run.journal import (
     FILE_NAME,
@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 def claimed(base: str, devices: Sequence[str], say: Say) -> Iterator[None]:
     """Host lock and claims: a running machine's device is refused."""
     make_directory(base, 0o711)
-    owner = Owner("(by hand)", os.getpid(), time.time())
+    owner = Owner(BY_HAND, os.getpid(), time.time())
     with HostLock(base, say):
         claims = take_claims(base, owner, devices)
         try:

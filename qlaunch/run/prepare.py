@@ -14,7 +14,7 @@ from qlaunch.errors import HostError, Problem
 from qlaunch.facts.own_uid import is_own, keep_uid
 from qlaunch.run.account import as_account
 from qlaunch.run.cleanup import clean_up, end_helpers
-from qlaunch.run.info import LOCK, SUPERVISOR, try_supervise
+from qlaunch.run.info import LOCK, SUPERVISOR, has_qemu, try_supervise
 from qlaunch.run.journal import FILE_NAME
 from qlaunch.run.locks import HostLock, make_directory, remedy, try_lock
 from qlaunch.run.story import LOG, QEMU_LOG, Story, open_log
@@ -43,6 +43,7 @@ def claim_name(base: str, name: str, stack: ExitStack, story: Story, host: Host)
     if supervisor is None:
         raise _runs(name, runtime)
     stack.callback(os.close, supervisor)
+    was_there = os.path.lexists(f"{runtime}/{LOCK}")
     try:
         lock = try_lock(f"{runtime}/{LOCK}")
     except HostError:
@@ -51,6 +52,8 @@ def claim_name(base: str, name: str, stack: ExitStack, story: Story, host: Host)
     if lock is None:
         raise _runs(name, runtime)
     stack.callback(os.close, lock)
+    if was_there and has_qemu(runtime):  # unlocked, and running all the same
+        raise _runs(name, runtime)
     end_helpers(runtime)
     if os.path.lexists(f"{runtime}/{FILE_NAME}"):
         from qlaunch.run.recover import recover_dead

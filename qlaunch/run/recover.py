@@ -24,25 +24,25 @@ from qlaunch.plan.steps import Step
 from qlaunch.run.account import as_account
 from qlaunch.run.after import run_after
 from qlaunch.run.claims import CLAIMS, read_owner
-from qlaunch.run.cleanup import clean_up
+from qlaunch.run.cleanup import clean_up, end_helpers
 from qlaunch.run.engine import Engine, Outcome
 from qlaunch.run.info import (
     CONTROL,
     LOCK,
     Info,
     find_qemu,
+    has_qemu,
     is_alive,
     is_qemu,
+    machine_names,
     read_info,
     try_supervise,
 )
 from qlaunch.run.journal import (
     FILE_NAME,
-    Contents,
     End,
     HooksRun,
     Record,
-    open_journal,
     read_boot_id,
     read_journal,
     read_start_time,
@@ -50,6 +50,7 @@ from qlaunch.run.journal import (
 from qlaunch.run.locks import HostLock, try_lock
 from qlaunch.run.story import LOG, Story
 from qlaunch.run.terminal import Interrupts
+from qlaunch.run.unknown import opened_journal, what_is_lost
 from qlaunch.run.verdict import why
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def recover(
     watches it, NotRestoredError when something could not be put back.
     """
     runtime = f"{base}/{name}"
-    if not Path(runtime).is_dir():
+    if name not in machine_names(base):
         raise HostError(
             Problem(f"there is no machine {name} that runs or left something behind",
                     hint="qlaunch ps")
@@ -107,9 +108,7 @@ def recover(
         except QlaunchError as error:
             story.note(str(error))
             raise
-        finally:
-            rest = clean_up(base, name)
-        if rest:
+        if rest := clean_up(base, name):
             tell(f"{runtime} stays: {', '.join(rest)} is not qlaunch's")
         return code
 
@@ -144,7 +143,12 @@ def _free_lock(runtime: str, name: str, say: Say) -> int:
 
 
 def _try_own(runtime: str) -> int | None:
-    return try_lock(f"{runtime}/{LOCK}")
+    """The lock, unless QEMU runs: it could have unlocked it."""
+    lock = try_lock(f"{runtime}/{LOCK}")
+    if lock is not None and has_qemu(runtime):
+        os.close(lock)
+        return None
+    return lock
 
 
 def _watch_again(
@@ -207,32 +211,34 @@ def recover_dead(
     runtime = f"{base}/{name}"
     with contextlib.ExitStack() as stack:
         if only_if_dead:
-            if not Path(runtime, FILE_NAME).exists():
+            if not os.path.lexists(f"{runtime}/{FILE_NAME}"):
                 return Outcome()
             for take in (try_supervise, _try_own):
                 lock = take(runtime)
                 if lock is None:
                     raise HostError(Problem(f"{name} still runs", hint=f"qlaunch stop '{name}'"))
                 stack.callback(os.close, lock)
-            stack.callback(clean_up, base, name)
-        return _replay(base, name, say, host)
+        outcome = _replay(base, name, say, host)
+        if only_if_dead:  # never what a journal that was refused lies in
+            clean_up(base, name)
+        return outcome
 
 
 def _replay(base: str, name: str, say: Say, host: Host) -> Outcome:
     path = Path(base, name, FILE_NAME)
-    if not path.exists():
+    if not os.path.lexists(path):
         return Outcome()
-    contents = read_journal(path)
+    contents, journal = opened_journal(path)
+    end_helpers(f"{base}/{name}")
     if contents.unreadable:
         lines = ", ".join(map(str, contents.unreadable))
         say(f"warning: {path}: line(s) {lines} cannot be read; undoing what the others say")
     outcome, lost = Outcome(), list[Problem]()
-    journal = open_journal(path)
     try:
         if not contents.is_stale(read_boot_id(host)):
             with HostLock(base, say, undoing=True):
                 contents = read_journal(path)  # a `detach` may have been at it until now
-                lost = [] if contents.is_restored else _lost(path, contents)
+                lost = [] if contents.is_restored else what_is_lost(path, contents)
                 engine = Engine.resume(host, journal, HANDLERS, contents.records)
                 outcome = engine.undo_all()
             with contextlib.suppress(OSError):
@@ -253,20 +259,6 @@ def _replay(base: str, name: str, say: Say, host: Host) -> Outcome:
     path.unlink(missing_ok=True)
     _forget_claims(base, name)
     return outcome
-
-
-def _lost(path: Path, contents: Contents) -> list[Problem]:
-    """What the run did to the host and nobody can know: only a person can say that it is over."""
-    if not contents.lost:
-        return []
-    return [
-        Problem(
-            "the journal is damaged, so what this run did to the host is not known for certain; "
-            "the rest of it is undone", where=str(path), found="\n           ".join(contents.lost),
-            hint=f"once this is read: rm '{path}'; then qlaunch devices shows the driver of each "
-            "device, and qlaunch unbind ADDRESS gives one back",
-        )
-    ]
 
 
 def _forget_claims(base: str, name: str) -> None:

@@ -193,7 +193,7 @@ class Session:
             from qlaunch.run.live import Life, live
             from qlaunch.run.oom import explained
 
-            note_start(plan)
+            note_start(plan, process)
             log = f"{plan.state_dir}/{QEMU_LOG}"
             life = Life(
                 control=info.control, pins=plan.pins, memory=info.memory,

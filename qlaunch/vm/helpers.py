@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -125,17 +125,14 @@ def _note(fd: int) -> None:
     os.close(fd)
 
 
-def end_left(path: str) -> None:
-    """End what a dead launcher left running of those that the file notes. Never raises.
+def end_left(notes: bytes) -> None:
+    """End what a dead launcher left running of those that it has noted. Never raises.
 
-    The caller holds the machine's locks: neither launcher nor QEMU lives.
+    The caller holds the machine's locks (neither launcher nor QEMU lives), and has read the notes
+    from a file that nobody else could write. Who has another start time is left alone.
     """
-    try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
-        return
-    for line in lines:
-        with contextlib.suppress(HostError, ValueError):  # ended, or a line cut short
+    for line in notes.splitlines():
+        with contextlib.suppress(HostError, ValueError, OverflowError):  # ended, or cut short
             pid, start = map(int, line.split())
             with QemuProcess.adopt(pid, start) as process:
                 for number in (signal.SIGTERM, signal.SIGKILL):

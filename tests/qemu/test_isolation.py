@@ -78,6 +78,7 @@ beside = open(f"{group}/cgroup.procs").read().split() if name in group else []
 print(json.dumps({
     "helpers": [helper(p) for p in beside if p != pid], "user": os.readlink("/proc/self/ns/user"),
     "status": lines(text("status")),
+    "flags": {n: text(f"fdinfo/{n}").split("flags:")[1].split()[0] for n in fds},
     "fds": fds, "environ": text("environ").split("\0")[:-1], "limits": text("limits"),
     "cmdline": text("cmdline").split("\0"), "cwd": os.readlink(f"{proc}/cwd"), "paths": paths,
     "group": os.getpgid(int(pid)) == int(pid), "cgroup": text("cgroup"),
@@ -144,6 +145,8 @@ def check_fds(found: dict[str, Any]) -> None:
     planned = {number for number in fds if 100 <= number < 150}
     locks = {number for number in planned if fds[number].endswith("/lock")}
     assert len(locks) == 1
+    modes = {int(found["flags"][str(number)], 8) & os.O_ACCMODE for number in locks}
+    assert modes == {os.O_RDONLY}  # what it says is the launcher's to write
     moved = {int(n) for n in re.findall(r"fd=(\d+),set=", told)}  # QEMU keeps a copy of its own
     assert planned == (named | locks) - moved, (fds, told)
     rest = {link for number, link in fds.items() if number > 2 and number not in planned}
@@ -244,6 +247,50 @@ def test_an_ordinary_user(stage: Stage) -> None:
     check_process(found, UID, UID, group="")
     only_the_owners(found, base, {UID})
     assert found["paths"][f"{base}/{NAME}"] == [UID, "0o700"]
+
+
+# A QEMU of the user's own: it frees what it was lent, lets go of it, and shows another name.
+FREES = """\
+#!/usr/bin/python3
+import fcntl, os, sys
+for number in range(100, 150):
+    try:
+        if os.readlink(f"/proc/self/fd/{number}").endswith("/lock"):
+            fcntl.flock(number, fcntl.LOCK_UN)
+            os.close(number)
+    except OSError:
+        pass
+words = [w.replace("guest=", "guest=not-") for w in sys.argv[1:]]
+os.execvp("qemu-system-x86_64", ["qemu-system-x86_64", *words])
+"""
+FREED = f"""
+{UNIFIED}s run freed --detach >&2; echo started $?
+launcher=$(cat /run/qlaunch/{NAME}/supervisor)
+qemu=$(pgrep -f '[g]uest=not-{NAME},')
+kill -9 $launcher
+while kill -0 $launcher; do sleep 0.1; done 2>/dev/null
+python3 - <<'END'
+import fcntl, os
+fcntl.flock(os.open("/run/qlaunch/{NAME}/lock", os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("unlocked")
+END
+q ps | grep -o 'unsupervised'
+s run freed; echo run $?
+kill -0 $qemu && echo lives
+q stop {NAME} --now >&2; echo stopped $?
+find /run/qlaunch -name '*{NAME}*'
+"""
+
+
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="needs a Python all may run")
+def test_a_qemu_that_frees_its_lock_is_still_the_machines(stage: Stage) -> None:
+    stage.write("frees", FREES).chmod(0o755)
+    stage.write("freed.toml", MACHINE.replace("[qemu]\n", "[qemu]\nbinary = './frees'\n"))
+    done = stage.run(FREED)
+    assert done.stdout.splitlines() == [
+        "started 0", "unlocked", "unsupervised", "run 1", "lives", "stopped 0",
+    ], done
+    assert f"error: /run/qlaunch/{NAME}: {NAME} is running" in done.stderr
 
 
 # Set-user-ID root, as a wrapper of somebody's could be: what the environment says is the caller's.
