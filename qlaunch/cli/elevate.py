@@ -8,12 +8,15 @@ import os
 import sys
 from pathlib import Path
 from shlex import join
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from qlaunch.cli.text import say
-from qlaunch.errors import HostError, Problem
+from qlaunch.errors import HostError, Problem, ProfileError
 from qlaunch.plan.model import Plan
 from qlaunch.plan.steps import MakeCgroup
+
+if TYPE_CHECKING:
+    from qlaunch.profile.read import Loaded
 
 # What QEMU's window, sound and messages need; sudo and pkexec would drop it.
 KEPT = (
@@ -32,6 +35,22 @@ def become_root(plan: Plan) -> NoReturn:
     more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
     say(f"{plan.name} needs root to {steps[0]}{more} (qlaunch plan)")
     run_as_root(plan.name)
+
+
+def refuse_what_pkexec_would(loaded: Loaded) -> None:
+    """Before anybody is asked for a password. Raises ProfileError."""
+    from qlaunch.profile.letin import is_roots, not_let_in
+
+    refused = list(not_let_in(loaded.profile))
+    if not refused or is_roots(str(source.path) for source in loaded.sources):
+        return
+    command = root_command(sys.stdin.isatty(), dict(os.environ))
+    if command is not None and command[0] == "pkexec":
+        raise ProfileError(
+            found.problem._replace(
+                where=f"{loaded.origin(found.path)}: {'.'.join(map(str, found.path))}")
+            for found in refused
+        )
 
 
 def run_as_root(name: str) -> NoReturn:

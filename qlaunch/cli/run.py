@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         return show_plan(args)
     import os
 
-    from qlaunch.cli.elevate import become_root
+    from qlaunch.cli.elevate import become_root, refuse_what_pkexec_would
 
     loaded = load(args)
     if os.geteuid() != 0:
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         warnings = refuse_faults(plan, loaded)
         if plan.needs_root:
             tell(warnings)
+            refuse_what_pkexec_would(loaded)
             become_root(plan)
     return _detached(args, loaded) if args.detach else _session(args, loaded, None)
 

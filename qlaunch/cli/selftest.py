@@ -79,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
 def _rounds(args: argparse.Namespace, loaded: Loaded, disk: str) -> int:
     plan = _plan(loaded, holders=False)
     if plan.needs_root and os.geteuid() != 0:
-        from qlaunch.cli.elevate import become_root
+        from qlaunch.cli.elevate import become_root, refuse_what_pkexec_would
 
+        refuse_what_pkexec_would(loaded)
         os.unlink(disk)  # noqa: PTH108 - root makes its own
         become_root(plan)
     from qlaunch.cli.base import runtime_base

@@ -1,4 +1,9 @@
-"""Rules about what reaches QEMU as it was written: every text, and the `[qemu]` escape hatch."""
+"""Rules about what reaches QEMU as it was written: every text, and the `[qemu]` escape hatch.
+
+What is refused here keeps a profile from mistakes, and from using by a plain word what is not its
+own. It is no wall: `qemu.binary` may be any program, and who QEMU runs as may look into it with a
+debugger. So nothing that QEMU inherits may be of more use than what that user has already.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +44,14 @@ _TWICE = {
     "-boot": "machine.boot_menu", "-rtc": "machine.rtc", "-accel": "machine.accel",
     "-enable-kvm": "machine.accel",
 }
+# Every fd that QEMU has is qlaunch's, under numbers of its own: locks, sockets, taps, devices.
+_NAMES_FD = (
+    r"^-?-add-fd$",
+    r'(?:^|[,{\s])"?(?:[\w-]+\.)*(?:fds?|vhostfds?|sock_fd)"?\s*[=:]',
+    r'(?:^|[,{.\s"])type"?\s*[=:]\s*"?fd\b',  # a SocketAddress (qapi/sockets.json)
+    r"^fd:",
+    r"/dev/fd(?:set)?/|/proc/+(?:self|thread-self)/+(?:task/+\d+/+)?fd/",
+)
 _CONSOLES = ("-qmp", "-qmp-pretty", "-monitor", "-serial", "-chardev", "-mon")
 
 
@@ -85,6 +98,24 @@ def check_args(profile: Profile) -> Iterator[Finding]:
         problem = _judge_arg(arg, following)
         if problem is not None:
             yield Finding(("qemu", "args", number), problem)
+
+
+def check_inherited(profile: Profile) -> Iterator[Finding]:
+    """Nothing verbatim names an open file by its number: all there are are qlaunch's."""
+    hatch = profile.qemu
+    texts: list[tuple[KeyPath, str]] = [
+        (("qemu", "args", number), arg) for number, arg in enumerate(hatch.args)
+    ]
+    for table in ("set", "globals"):
+        for key, value in (getattr(hatch, table) or {}).items():
+            texts.append((("qemu", table, key), f"{key.rpartition('.')[2]}={value}"))
+    for path, text in texts:
+        if "fd" in text and any(re.search(pattern, text) for pattern in _NAMES_FD):
+            yield Finding(path, Problem(
+                "QEMU's open files are qlaunch's, and none is for a profile to name",
+                found=quote(text[:60]),
+                hint="name a path; sockets, taps and devices have tables of their own",
+            ))
 
 
 def _judge_arg(arg: str, following: str) -> Problem | None:
@@ -159,6 +190,7 @@ def check_empty_texts(profile: Profile) -> Iterator[Finding]:
 QEMU_CHECKS: tuple[Callable[[Profile], Iterator[Finding]], ...] = (
     check_texts,
     check_args,
+    check_inherited,
     check_properties,
     check_environment,
     check_empty_texts,

@@ -35,7 +35,10 @@ class Stop(Table, frozen=True):
 class Hooks(Table, frozen=True):
     """Commands around a run: argv lists, never shell strings."""
 
-    before: Annotated[tuple[tuple[str, ...], ...], Meta(description="Before the host steps.")] = ()
+    before: Annotated[tuple[tuple[str, ...], ...], Meta(
+        description="Before the host steps. They run as root if the profile is root's own, else as "
+        "the user who asked; these are refused when root was asked for through pkexec."
+    )] = ()
     after: Annotated[
         tuple[tuple[str, ...], ...],
         Meta(description="After all is given back. Ctrl-C, and qlaunch stop --now, end one that "
@@ -47,10 +50,18 @@ class Qemu(Table, frozen=True):
     """The escape hatch."""
 
     binary: Annotated[
-        Program, Meta(description="QEMU binary: a name on PATH, or with a slash in it a path.")
+        Program,
+        Meta(description="QEMU binary: a name on PATH, or with a slash in it a path. One that is "
+             "not root's is refused when root was asked for through pkexec, except in a profile of "
+             "root's own.")
     ] = Program("qemu-system-x86_64")
     args: Annotated[
-        tuple[str, ...], Meta(description="Arguments added verbatim at the end, one a word.")
+        tuple[str, ...],
+        Meta(description="Arguments added verbatim at the end, one a word. What they name is "
+             "opened by QEMU, with the rights of the account that it runs as and no capabilities. "
+             "Refused are those that name QEMU's open files, which are all qlaunch's (-add-fd, "
+             "fd=, /dev/fdset/, /proc/self/fd/); and, when root was asked for through pkexec, all "
+             "that are not in a profile of root's own.")
     ] = ()
     env: Annotated[
         dict[str, str] | None, Meta(description="Environment variables for QEMU.")

@@ -31,6 +31,7 @@ from qlaunch.profile.layers import (
     skeleton,
     skeleton_value,
 )
+from qlaunch.profile.letin import is_let_in, not_let_in
 from qlaunch.profile.paths import PathRules, expand_path, expand_tree, home_directory
 from qlaunch.profile.places import Finding, Places
 from qlaunch.profile.profile import Profile
@@ -77,7 +78,8 @@ class Loaded:
     """A profile, the files it came from, and where each key was said.
 
     `trusted` is True only when root reads it and nobody but root could have written any of it;
-    otherwise hooks and raw arguments are the asking user's, and run as that user.
+    otherwise hooks and raw arguments are the asking user's, and run as that user; through pkexec
+    there are none then.
     """
 
     def __init__(
@@ -167,6 +169,8 @@ def read_profile(
     profile, told = _convert(tree, findings, places)
     trusted = as_root and all(layer.root_only for layer in layers)
     trusted = trusted and not (sets and asking_user() is not None)
+    if as_root and not trusted and is_let_in() and (refused := list(not_let_in(profile))):
+        raise ProfileError(places.in_order(refused))
     sources = tuple(Source(layer.path, layer.text) for layer in [layers[-1], *layers[:-1]])
     return Loaded(profile, sources, told, trusted, places)
 

@@ -296,6 +296,7 @@ def test_a_qemu_that_frees_its_lock_is_still_the_machines(stage: Stage) -> None:
 # Set-user-ID root, as a wrapper of somebody's could be: what the environment says is the caller's.
 HOOKED = 'hooks={before=[["id", "-u"], ["id", "-G"], ["false"]]}'
 SETUID = """
+p() {{ PKEXEC_UID={uid} {python} -m qlaunch "$@"; }}
 x() {{ SUDO_UID=0 SUDO_GID=0 PKEXEC_UID=0 PYTHONPATH="$PYTHONPATH" HOME=/ \\
     setpriv --ruid={uid} --euid=0 --clear-groups -- {python} -m qlaunch "$@"; }}
 try() {{ echo "== $*" >&2; "$@"; echo $? >&2; }}
@@ -307,6 +308,9 @@ chmod 644 /run/*.toml
 try s run hooked
 try s run /run/hooked.toml
 try s run /run/vm.toml --set "$hooked"
+try p run hooked
+try p run /run/hooked.toml
+try p run /run/vm.toml --set "$hooked"
 try x run hooked
 try x run /run/vm.toml --set "$hooked"
 try x run /run/hooked.toml
@@ -316,7 +320,7 @@ try q run /run/hooked.toml
 
 
 def test_only_roots_own_profiles_have_roots_hooks(stage: Stage) -> None:
-    """All others' run as who asked, whether by sudo or by a set-user-ID program."""
+    """All others' run as who asked through sudo; through pkexec or a set-user-ID program none."""
     done = stage.run(SETUID.format(uid=UID, python=f"'{sys.executable}'"), hooked=HOOKED)
     said = {}
     for part in done.stderr.split("== ")[1:]:
@@ -325,11 +329,12 @@ def test_only_roots_own_profiles_have_roots_hooks(stage: Stage) -> None:
     theirs = {name for name, text in said.items() if f"\n{UID}\n" in text}
     roots = {name for name, text in said.items() if "\n0\n" in text}
     refused = {name for name, text in said.items() if "root does not act on a profile" in text}
-    assert theirs == {
-        "s run hooked", "s run /run/vm.toml --set HOOKED", "x run hooked",
-        "x run /run/vm.toml --set HOOKED",
+    unsaid = {name for name, text in said.items() if "only a profile of root's own may" in text}
+    assert theirs == {"s run hooked", "s run /run/vm.toml --set HOOKED"}, done.stderr
+    assert roots == {f"{way} run /run/hooked.toml" for way in "sxpq"}, done.stderr
+    assert unsaid == {
+        f"{way} run {what}" for way in "px" for what in ("hooked", "/run/vm.toml --set HOOKED")
     }, done.stderr
-    assert roots == {f"{way} run /run/hooked.toml" for way in "sxq"}, done.stderr
     assert refused == {"q run hooked"}, done.stderr
 
 

@@ -508,6 +508,16 @@ error: vm.toml:2: qemu.args[0]: -qmp stdio takes the terminal that qlaunch talks
   found:   -qmp stdio
 hint: for a serial console: [[serial]] with type = "stdio\"""",
     ),
+    "an open file of qlaunch's": (
+        """\
+[qemu]
+args = ["-netdev", "tap,id=x,fd=101"]
+""",
+        """\
+error: vm.toml:2: qemu.args[1]: QEMU's open files are qlaunch's, and none is for a profile to name
+  found:   "tap,id=x,fd=101"
+hint: name a path; sockets, taps and devices have tables of their own""",
+    ),
     "two words": (
         """\
 [qemu]
