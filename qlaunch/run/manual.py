@@ -45,7 +45,7 @@ def claimed(base: str, devices: Sequence[str], say: Say) -> Iterator[None]:
         claims = take_claims(base, owner, devices)
         try:
             for claim in claims:
-                if claim.left_by and Path(base, claim.left_by, FILE_NAME).exists():
+                if claim.left_by and os.path.lexists(Path(base, claim.left_by, FILE_NAME)):
                     raise HostError(
                         Problem(f"{claim.left_by} died with {claim.device}",
                                 hint=f"qlaunch recover '{claim.left_by}'")
