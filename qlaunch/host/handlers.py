@@ -52,5 +52,8 @@ HANDLERS: Handlers = {
     steps.ReserveHugePages: _Late("qlaunch.host.memory:ReserveHugePagesHandler"),
     steps.MakeShared: _Late("qlaunch.host.shared:MakeSharedHandler"),
     steps.LendUsb: _Late("qlaunch.host.usb:LendUsbHandler"),
+    steps.IsolateCpus: _Late("qlaunch.host.cpuset:IsolateCpusHandler"),
+    steps.MoveIrqs: _Late("qlaunch.host.irqs:MoveIrqsHandler"),
+    steps.SetGovernor: _Late("qlaunch.host.governor:SetGovernorHandler"),
     steps.MakeCgroup: _Late("qlaunch.host.cgroup:MakeCgroupHandler"),
 }

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from qlaunch.values import HostPath, Ipv4Network, MacAddress, PciAddress, PciId
+from qlaunch.values import CpuSet, HostPath, Ipv4Network, MacAddress, PciAddress, PciId
 
 
 class _Step(Struct, frozen=True, kw_only=True, tag_field="step"):
@@ -281,11 +281,12 @@ class MakeCgroup(_Step, frozen=True, kw_only=True, tag="make-cgroup"):
     memory: int | None = None  # bytes, memory.max
     pids: int | None = None  # pids.max
     enable: tuple[str, ...] = ()  # controllers to be turned on in the group above
+    isolated: bool = False  # outside of the groups that leave the machine's CPUs
 
     @property
-    def limited(self) -> bool:
+    def needed(self) -> bool:
         """Whether the machine does not start without."""
-        return self.memory is not None or self.pids is not None
+        return self.memory is not None or self.pids is not None or self.isolated
 
     def __str__(self) -> str:
         limits = [f"{self.memory >> 20} MiB of memory"] if self.memory is not None else []
@@ -293,11 +294,43 @@ class MakeCgroup(_Step, frozen=True, kw_only=True, tag="make-cgroup"):
         return f"make the cgroup {self.path}" + (f" with {' and '.join(limits)}" if limits else "")
 
 
+class IsolateCpus(_Step, frozen=True, kw_only=True, tag="isolate-cpus"):
+    """Have the host's control groups and unbound kernel work leave CPUs; the machine's own group
+    (MakeCgroup) is beside those. What two machines isolate comes back with the last of them."""
+
+    machine: str
+    cpus: CpuSet
+
+    def __str__(self) -> str:
+        return f"keep the host's tasks off CPU {self.cpus}"
+
+
+class MoveIrqs(_Step, frozen=True, kw_only=True, tag="move-irqs"):
+    """Have device interrupts, and those that are requested later, go to other CPUs."""
+
+    machine: str
+    cpus: CpuSet
+
+    def __str__(self) -> str:
+        return f"keep device interrupts off CPU {self.cpus}"
+
+
+class SetGovernor(_Step, frozen=True, kw_only=True, tag="set-governor"):
+    """Give the cpufreq policies that these CPUs are in a governor."""
+
+    machine: str
+    cpus: CpuSet
+    governor: str
+
+    def __str__(self) -> str:
+        return f"run CPU {self.cpus} by the governor {self.governor}"
+
+
 Step: TypeAlias = (
     LoadModule | CreateMdev | EnableVfs | SetVfNet | SetVgpuType | OwnDeviceGroup
     | TakeDevice | ResetDevices | HoldPower | OwnNode | OwnGroup
     | MakeBridge | MakeMacvtap | SetForwarding | NftTable | RunDnsmasq
-    | ReserveHugePages | MakeShared | LendUsb | MakeCgroup
+    | ReserveHugePages | MakeShared | LendUsb | IsolateCpus | MoveIrqs | SetGovernor | MakeCgroup
 )  # fmt: skip
 
 STEP_KINDS: tuple[type[Step], ...] = Step.__args__

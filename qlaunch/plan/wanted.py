@@ -21,6 +21,7 @@ def facts_wanted(profile: Profile, *, holders: bool, trusted: bool = False) -> W
         memory=bool(profile.machine.hugepages or profile.memory or profile.numa),
         limits=_asks_much(profile),
         pinned=profile.cpu.pin == "auto",
+        tuning=profile.cpu.isolate or profile.cpu.governor is not None,
         pci=bool(profile.pci or profile.vgpu),
         vgpu=bool(profile.vgpu),
         holders=holders and bool(profile.pci or profile.vgpu),
