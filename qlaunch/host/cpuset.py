@@ -24,7 +24,8 @@ from qlaunch.host.affinity import affinities_kept
 from qlaunch.host.handler import Captured, Host
 from qlaunch.host.irqs import cpus_of, mask_of
 from qlaunch.host.together import Kind, Note, Want, join, leave, narrowed, read_list, write_note
-from qlaunch.plan.steps import IsolateCpus
+from qlaunch.plan.cpu_steps import IsolateCpus
+from qlaunch.values import CpuSet
 
 MOUNT = "sys/fs/cgroup"
 _CONTROL = f"{MOUNT}/cgroup.subtree_control"
@@ -60,7 +61,7 @@ class Units(Kind):
 
     def write(self, host: Host, name: str, text: str) -> None:
         """Until the next boot, and wait until it is done: systemd answers before. Its empty list
-        leaves cpuset.cpus as it was (systemd#43846), so we clear that."""
+        leaves cpuset.cpus as it was (systemd#43846), so we lift that."""
         words = ["systemctl", "set-property", "--runtime", "--", name, f"AllowedCPUs={text}"]
         done = sysfs.run(host, words)
         if done.code != 0:
@@ -69,7 +70,7 @@ class Units(Kind):
         if not text:
             with suppress(FileNotFoundError):  # it has turned the controller off as well
                 if sysfs.read_text(file):
-                    sysfs.write(host, file, "")
+                    _lift(host, file)
         elif not sysfs.wait_until(host, lambda: _shows(file, text), _WAIT):
             raise HostError(Problem("systemd has not narrowed the group", where=str(file),
                                     found=sysfs.read_text(file) or "nothing", allowed=text,
@@ -114,18 +115,27 @@ class Groups(Kind):
 
     def write(self, host: Host, name: str, text: str) -> None:
         """One write(2)."""
-        sysfs.write(host, host.path(name), mask_of(read_list(text)) if name == _WORK else text)
+        if not text:
+            _lift(host, host.path(name))
+        else:
+            words = mask_of(read_list(text)) if name == _WORK else text
+            sysfs.write(host, host.path(name), words)
 
     def wanted(self, host: Host, name: str, before: str, note: Note) -> str:
         """An empty list is one of all CPUs."""
         return narrowed(host, before, note)
+
+    def same(self, host: Host, shown: str, wanted: str) -> bool:
+        """Where an empty list is refused, one of all CPUs stands for it."""
+        return shown == wanted or (not wanted and read_list(shown) == _possible(host))
 
     def clear(self, host: Host, note: Note) -> None:
         """What we have turned on goes off, unless somebody uses it by now."""
         if not note.turned_on or "cpuset" not in _enabled(host):
             return
         for name in _groups(host):
-            if sysfs.read_text(host.path(f"{MOUNT}/{name}/cpuset.cpus")):
+            found = sysfs.read_text(host.path(f"{MOUNT}/{name}/cpuset.cpus")) or ""
+            if not self.same(host, found, ""):
                 return
         try:
             sysfs.write(host, host.path(_CONTROL), "-cpuset")
@@ -173,6 +183,21 @@ def _groups(host: Host) -> list[str]:
 
 def _enabled(host: Host) -> list[str]:
     return (sysfs.read_text(host.path(_CONTROL)) or "").split()
+
+
+def _possible(host: Host) -> CpuSet:
+    return read_list(sysfs.read_text(host.path("sys/devices/system/cpu/possible")) or "")
+
+
+def _lift(host: Host, file: Path) -> None:
+    """No limit. A group with tasks in it cannot have its list emptied again (ENOSPC,
+    kernel/cgroup/cpuset.c validate_change), so that gets all CPUs there can be."""
+    try:
+        sysfs.write(host, file, "")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sysfs.write(host, file, str(_possible(host)))
 
 
 def _shows(file: Path, text: str) -> bool:

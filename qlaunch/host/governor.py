@@ -12,7 +12,7 @@ from pathlib import Path
 from qlaunch.host import sysfs
 from qlaunch.host.handler import Captured, Host
 from qlaunch.host.together import Kind, Note, Want, join, leave, read_list
-from qlaunch.plan.steps import SetGovernor
+from qlaunch.plan.cpu_steps import SetGovernor
 from qlaunch.values import CpuSet
 
 _POLICIES = "sys/devices/system/cpu/cpufreq"

@@ -25,7 +25,7 @@ from qlaunch.host.together import (
     read_note,
     write_note,
 )
-from qlaunch.plan.steps import MoveIrqs
+from qlaunch.plan.cpu_steps import MoveIrqs
 from qlaunch.values import CpuSet
 
 DEFAULT = "default_smp_affinity"  # a mask, where all others are lists

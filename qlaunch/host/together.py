@@ -80,6 +80,10 @@ class Kind:
     def clear(self, host: Host, note: Note) -> None:
         """After the last machine, when all show what they showed before."""
 
+    def same(self, host: Host, shown: str, wanted: str) -> bool:
+        """Whether what is shown does as well as what was to be written."""
+        return shown == wanted
+
     def hint(self, host: Host, name: str, error: OSError) -> str:
         """What to do when one cannot be written."""
         return sysfs.way_on(error)
@@ -150,7 +154,7 @@ def _write(host: Host, kind: Kind, name: str, text: str) -> None:
 def _accept(host: Host, kind: Kind, note: Note, to_do: dict[str, str]) -> None:
     """Read back. Where the kernel may refuse, what it shows instead is noted as ours too."""
     shown = kind.read(host, list(to_do)) if to_do else {}
-    other = {name: text for name, text in shown.items() if text != to_do[name]}
+    other = {name: text for name, text in shown.items() if not kind.same(host, text, to_do[name])}
     for name, text in other.items():
         if not kind.refused:
             raise HostError(Problem("the kernel shows something else", where=name, found=text,

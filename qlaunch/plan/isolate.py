@@ -7,9 +7,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from qlaunch.facts.cgroup_model import Tuning
+from qlaunch.plan.cpu_steps import IsolateCpus, MoveIrqs, SetGovernor
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import PinPlan
-from qlaunch.plan.steps import IsolateCpus, MoveIrqs, SetGovernor
 from qlaunch.values import CpuSet
 
 _ISOLATE, _GOVERNOR = "cpu.isolate", "cpu.governor"
@@ -43,6 +43,7 @@ def _isolate(draft: Draft, pins: PinPlan, cpus: CpuSet) -> PinPlan:
         IsolateCpus(machine=name, cpus=cpus, why=_ISOLATE),
         MoveIrqs(machine=name, cpus=cpus, why=_ISOLATE),
     ]
+    taken = _taken(draft, cpus)
     if draft.facts.tuning is not None:
         _tell_of_others(draft, draft.facts.tuning, cpus)
     if draft.facts.cpus is None:
@@ -57,9 +58,25 @@ def _isolate(draft: Draft, pins: PinPlan, cpus: CpuSet) -> PinPlan:
         )
     elif pins.emulator is None:
         why = f"{pins.why}; rule: QEMU's own threads leave isolated CPUs too"
-        others = CpuSet(c.id for c in draft.facts.cpus if c.id in left and c.allowed)
-        return replace(pins, emulator=others or left, why=why)
+        return replace(pins, emulator=CpuSet(set(left) - taken) or left, why=why)
     return pins
+
+
+def _taken(draft: Draft, cpus: CpuSet) -> set[int]:
+    """CPUs of other machines that run; told when they are to be ours alone."""
+    taken: set[int] = set()
+    for name, where in sorted((draft.facts.pinned or {}).items()):
+        if name == draft.profile.name:
+            continue
+        taken |= set(where)
+        both = CpuSet(set(where) & set(cpus))
+        if both:
+            draft.problem(
+                f"vCPUs of {name} run on CPU {both}, and lose it or share it", _ISOLATE,
+                found=f"{name} is pinned to CPU {CpuSet(where)}", severity="warning",
+                hint=f"pin to others, or end it first: qlaunch stop {name}",
+            )
+    return taken
 
 
 def _tell_of_others(draft: Draft, tuning: Tuning, cpus: CpuSet) -> None:

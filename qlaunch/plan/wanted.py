@@ -20,7 +20,7 @@ def facts_wanted(profile: Profile, *, holders: bool, trusted: bool = False) -> W
         cpus=profile.cpu.pin is not None,
         memory=bool(profile.machine.hugepages or profile.memory or profile.numa),
         limits=_asks_much(profile),
-        pinned=profile.cpu.pin == "auto",
+        pinned=profile.cpu.pin == "auto" or profile.cpu.isolate,
         tuning=profile.cpu.isolate or profile.cpu.governor is not None,
         pci=bool(profile.pci or profile.vgpu),
         vgpu=bool(profile.vgpu),

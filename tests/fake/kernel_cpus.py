@@ -49,11 +49,12 @@ class CpuKernel(FakeKernel):
             self.put(f".model/managed/{number}", "")
         return self.put(f"proc/irq/{number}/smp_affinity_list", f"{cpus}\n")
 
-    def add_group(self, name: str) -> Path:
+    def add_group(self, name: str, tasks: str = "") -> Path:
         """A control group at the top."""
         group = self.root / "sys/fs/cgroup" / name
         group.mkdir()
         self.fill_cgroup(group)
+        (group / "cgroup.procs").write_text(tasks)
         return group
 
     def add_systemd(self, **units: str) -> None:
@@ -61,7 +62,7 @@ class CpuKernel(FakeKernel):
         self.put(f"{SYSTEMD}/x", "")
         for name, cpus in units.items():
             unit = name.replace("_", ".")
-            self.add_group(unit)
+            self.add_group(unit, tasks="88\n")
             self.put(f".model/units/{unit}", "")
             if cpus:
                 self._set_unit(unit, cpus)
@@ -127,6 +128,9 @@ class CpuKernel(FakeKernel):
         path.write_text(f"{text}\n")
 
     def _store_cpuset(self, path: Path, text: str) -> None:
+        """One with tasks is not emptied."""
+        if not text and path.read_text().strip() and path.with_name("cgroup.procs").read_text():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         path.write_text(f"{self._known(path, text) if text else ''}\n")
 
     def _store_mask(self, path: Path, text: str) -> None:

@@ -54,7 +54,8 @@ class KernelTree:
         top = self.root / "sys/fs/cgroup"
         top.mkdir(parents=True)
         for name in ("cgroup.controllers", "cgroup.subtree_control", "cgroup.procs"):
-            (top / name).write_text("cpu cpuset memory pids\n" if name == "cgroup.controllers" else "")
+            has = "cpu cpuset memory pids\n" if name == "cgroup.controllers" else ""
+            (top / name).write_text(has)
         self.put("proc/self/cgroup", f"0::{own or '/'}\n")
         group = top
         for name in own.split("/")[1:]:

@@ -112,7 +112,7 @@ class WholeKernel(CpuKernel, VgpuKernel, FakeNetwork):
         self.add_cgroups()
         self.add_cpus(online="0-2")
         for name in ("services", "users"):
-            self.add_group(name)
+            self.add_group(name, tasks="" if name == "users" else "88\n")
         for number, cpus in ((24, "0-3"), (25, "2"), (27, "0")):
             self.add_irq(number, cpus)
         self.add_irq(26, "1", managed=True)
@@ -160,7 +160,8 @@ class WholeKernel(CpuKernel, VgpuKernel, FakeNetwork):
             vf, vgpu=vgpu, usb=read_usb(self.root, ROOT),
             inputs=read_inputs(self.root, (EVENT,), ROOT),
             links=(Link(name="eth0", kind="physical", up=True),), qemu=replace(QEMU, devices=()),
-            cgroup=read_cgroup(self.root), tuning=read_tuning(self.root), kernel=Kernel(release="5.15.0-test"),
+            cgroup=read_cgroup(self.root), tuning=read_tuning(self.root),
+            kernel=Kernel(release="5.15.0-test"),
             files=(HostFile(path="/dev/kvm", kind="char"),
                    HostFile(path=EVENT, kind="char")),
         )  # fmt: skip
