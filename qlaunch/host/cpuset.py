@@ -46,16 +46,17 @@ class Units(Kind):
             yield from (name for name in _groups(host) if name.endswith(_UNITS))
 
     def read(self, host: Host, names: Sequence[str]) -> dict[str, str]:
-        """One call for all."""
+        """One call for all; a scope that has ended is not found any more."""
         if not names:
             return {}
-        done = sysfs.run(host, ["systemctl", "show", "-p", "Id", "-p", "AllowedCPUs", "--", *names])
+        asked = "--property=Id,LoadState,AllowedCPUs"
+        done = sysfs.run(host, ["systemctl", "show", asked, "--", *names])
         if done.code != 0:
             raise _refused("systemctl does not tell its units' CPUs", ", ".join(names), done.err)
         found = {}
         for block in done.out.split("\n\n"):
             lines = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            if lines.get("Id") in names:
+            if lines.get("Id") in names and lines.get("LoadState") != "not-found":
                 found[lines["Id"]] = str(read_list(lines.get("AllowedCPUs", "")))
         return found
 
@@ -64,9 +65,11 @@ class Units(Kind):
         leaves cpuset.cpus as it was (systemd#43846), so we lift that."""
         words = ["systemctl", "set-property", "--runtime", "--", name, f"AllowedCPUs={text}"]
         done = sysfs.run(host, words)
+        file = host.path(f"{MOUNT}/{name}/cpuset.cpus")
+        if not file.parent.is_dir():
+            return  # nothing of it runs: what is set, if it could be, is for its next time
         if done.code != 0:
             raise _refused(f"systemd does not set AllowedCPUs={text}", name, done.err)
-        file = host.path(f"{MOUNT}/{name}/cpuset.cpus")
         if not text:
             with suppress(FileNotFoundError):  # it has turned the controller off as well
                 if sysfs.read_text(file):

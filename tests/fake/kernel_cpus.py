@@ -78,14 +78,19 @@ class CpuKernel(FakeKernel):
         words = list(argv)
         at = words.index("--")
         if words[1] == "show":
-            assert words[2:at] == ["-p", "Id", "-p", "AllowedCPUs"]
-            blocks = [f"Id={u}\nAllowedCPUs={self.allowed(u).replace(',', ' ')}\n"
-                      for u in words[at + 1:]]
+            assert words[2:at] == ["--property=Id,LoadState,AllowedCPUs"]
+            blocks = [
+                f"Id={u}\nLoadState=loaded\nAllowedCPUs={self.allowed(u).replace(',', ' ')}\n"
+                if (self.root / ".model/units" / u).exists() else
+                f"Id={u}\nLoadState=not-found\nAllowedCPUs=\n"
+                for u in words[at + 1:]
+            ]
             return Done(0, "\n".join(blocks), "")
         assert words[1:at] == ["set-property", "--runtime"]
         unit, (key, _, cpus) = words[at + 1], words[at + 2].partition("=")
         assert key == "AllowedCPUs"
-        if any(f.pattern == unit for f in self.faults):
+        known = (self.root / ".model/units" / unit).exists()
+        if not known or any(f.pattern == unit for f in self.faults):
             return Done(1, "", f"Failed to set unit properties on {unit}: No\n")
         self._set_unit(unit, cpus)
         if self.after_write:
@@ -100,7 +105,8 @@ class CpuKernel(FakeKernel):
         if cpus:
             if "cpuset" not in control.read_text().split():
                 self._store_control(control, "+cpuset")
-            (control.parent / unit / "cpuset.cpus").write_text(f"{cpus}\n")
+            if (control.parent / unit).is_dir():
+                (control.parent / unit / "cpuset.cpus").write_text(f"{cpus}\n")
 
     def _store(self, path: Path, text: str) -> None:
         store = {

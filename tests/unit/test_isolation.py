@@ -305,6 +305,23 @@ def test_systemd_is_asked_for_its_units(kernel: CpuKernel) -> None:
     assert notes(kernel) == []
 
 
+def test_units_that_have_ended(kernel: CpuKernel) -> None:
+    """A scope is forgotten with its group; a slice is known without one."""
+    kernel.add_systemd(init_scope="", x_scope="", user_slice="")
+    handler, where = IsolateCpusHandler(), kernel.host()
+    a, b = isolated("a", "2"), isolated("b", "3")
+    handler.apply(where, a, {})
+    for unit in ("x.scope", "user.slice"):
+        (kernel.root / "sys/fs/cgroup" / unit / "cgroup.procs").write_text("")
+        kernel.rmdir(kernel.root / "sys/fs/cgroup" / unit)
+    (kernel.root / ".model/units/x.scope").unlink()
+    handler.apply(where, b, {})
+    handler.undo(where, a, {})
+    handler.undo(where, b, {})
+    assert (kernel.allowed("init.scope"), kernel.allowed("user.slice")) == ("", "")
+    assert notes(kernel) == []
+
+
 def test_systemd_refuses(kernel: CpuKernel) -> None:
     """What it has done before goes back all the same."""
     kernel.add_systemd(init_scope="", system_slice="")
