@@ -2,9 +2,10 @@
 
 Where systemd is PID 1 it is the one writer of its units' groups, and is asked for AllowedCPUs= of
 those at the top (systemd.resource-control(5)): init.scope, system.slice, user.slice, machine.slice
-and any other. Groups there that are not its units', and all of them without systemd, get
-cpuset.cpus. The machines that isolate have groups of their own beside these (plan/cgroup.py), which
-stay as they are: so neither what we run on ourselves nor what another launcher does matters.
+and any other. What it keeps of that below /run until the next boot says nothing any more. Groups
+there that are not its units', and all of them without systemd, get cpuset.cpus. The machines that
+isolate have groups of their own beside these (plan/cgroup.py), which stay as they are: so neither
+what we run on ourselves nor what another launcher does matters.
 
 Tasks that are in the top group itself cannot be kept off that way: threads of the kernel, and
 without systemd what nobody has put into a group. What the kernel does in unbound workqueues is

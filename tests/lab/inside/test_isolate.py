@@ -1,13 +1,14 @@
 """CPUs of a guest's own, on a real kernel: tasks and interrupts leave them, and come back whoever
 ends first, and however.
 
-The lab's init is not systemd, so this is about the groups that qlaunch narrows itself; what systemd
-is asked for is tried in tests/unit/test_isolation.py.
+The lab's init is not systemd, so this is about the groups that qlaunch narrows itself; at night a
+systemd in namespaces of its own is asked, which tests/unit/test_isolation.py has a model of.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from .machine import Run, qemu_of, qlaunch, threads, until
+from tests.fake.systemd import booted
+
+from .machine import ROOT, Run, qemu_of, qlaunch, threads, until
 
 pytestmark = [
     pytest.mark.lab, pytest.mark.topology("numa"), pytest.mark.usefixtures("nothing_left")
@@ -168,3 +171,75 @@ def test_two_machines_of_which_the_first_is_killed(
     after = affinities()
     assert {irq: text for irq, text in after.items() if irqs.get(irq, text) != text} == {}
     assert WORK.read_text() == work
+
+
+ASKED = """
+import json, os, subprocess, time
+from pathlib import Path
+
+from qlaunch.host.cpuset import IsolateCpusHandler
+from qlaunch.host.handler import Host
+from qlaunch.plan.cpu_steps import IsolateCpus
+from qlaunch.values import CpuSet
+
+top = Path("/sys/fs/cgroup")
+procs = top / "system.slice/asleep.service/cgroup.procs"
+
+def said(*words):
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+def seen():
+    groups = {path.parent.name: path.read_text().strip() for path in top.glob("*/cpuset.cpus")}
+    unit = said("systemctl", "show", "-p", "AllowedCPUs", "--value", "system.slice").strip()
+    return [groups, unit, sorted(os.sched_getaffinity(int(procs.read_text())))]
+
+said("systemd-run", "--unit=asleep", "sleep", "1000")
+for name in ("docker", "qlaunch-a"):
+    (top / name).mkdir()
+host, handler = Host(), IsolateCpusHandler()
+a, b = (IsolateCpus(machine=name, cpus=CpuSet((cpu,))) for name, cpu in (("a", 2), ("b", 3)))
+found = [seen()]
+handler.apply(host, a, {})
+found.append(seen())
+said("systemctl", "daemon-reload")
+handler.apply(host, b, {})
+handler.undo(host, a, {})
+found.append(seen())
+handler.undo(host, b, {})
+for name in ("docker", "qlaunch-a"):
+    (top / name).rmdir()
+print(json.dumps([*found, seen(), os.listdir("/run/qlaunch")]))
+"""
+
+
+@pytest.mark.nightly
+def test_systemd_is_asked_and_does_it() -> None:
+    """Two machines; it reads its units anew meanwhile, and turns the controller off at the end."""
+    control = Path("/sys/fs/cgroup/cgroup.subtree_control")
+    before = control.read_text().split()
+    wanted = ("cpuset", "memory", "pids")
+    control.write_text(" ".join(f"+{name}" for name in wanted))
+    try:
+        with booted() as systemd:
+            if isinstance(systemd, str):
+                pytest.skip(systemd)
+            for procs in control.parent.glob("systemd-*/cgroup.procs"):
+                for pid in procs.read_text().split():  # else no group in it can be limited
+                    (control.parent / "cgroup.procs").write_text(pid)
+            done = systemd.run(sys.executable, "-c", ASKED, PYTHONPATH=str(ROOT))
+        assert done.returncode == 0, done.stderr
+    finally:
+        if off := [f"-{name}" for name in wanted if name not in before]:
+            control.write_text(" ".join(off))
+    first, one, other, last, notes = json.loads(done.stdout)
+    assert first == last == [{}, "", list(range(8))]
+    left = "0-1,3-7"
+    assert one == [
+        {"docker": left, "init.scope": left, "qlaunch-a": "", "system.slice": left},
+        left.replace(",", " "), [0, 1, 3, 4, 5, 6, 7],
+    ]
+    left = "0-2,4-7"
+    assert other[0] == {
+        "docker": left, "init.scope": left, "qlaunch-a": "", "system.slice": left
+    }
+    assert notes == []
