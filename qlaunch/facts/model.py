@@ -315,7 +315,5 @@ class Wanted(Struct, frozen=True, kw_only=True):
     health: bool = False  # for doctor and check: facts/health_model.py
 
 
-EVERYTHING = Wanted(
-    vgpu=True, holders=True, overrides=True, usb=True, inputs=True, health=True, limits=True,
-    tuning=True,
-)
+EVERYTHING = Wanted(vgpu=True, holders=True, overrides=True, usb=True, inputs=True, health=True,
+                    limits=True, tuning=True)
