@@ -83,7 +83,7 @@ def _topics(plan: Plan) -> tuple[str, ...]:
         "kvm": profile.machine.accel != "tcg",
         "memory": bool(profile.machine.hugepages),
         "memlock": plan.memlock is not None and not plan.needs_root,
-        "cpu": profile.cpu.pin is not None,
+        "cpu": profile.cpu.pin is not None and profile.cpu.governor is None,
         "qemu": True,
         "uefi": plan.firmware is not None,
         "net": any(net.bridge or net.nat for net in profile.net),

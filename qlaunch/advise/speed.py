@@ -92,7 +92,8 @@ def governor(host: Host) -> Iterator[Finding]:
             subject="governor", level="warning", evidence=evidence,
             message=f"CPUs {slow} stay at their lowest clock",
             reason=f"powersave of {health.scaling_driver or 'this driver'} never speeds up",
-            fix=(f"echo schedutil | sudo tee {_GOVERNOR}",),
+            fix=(f"echo schedutil | sudo tee {_GOVERNOR}",
+                 'or governor = "performance" in [cpu] of a profile with pin, for the run'),
         )
     else:
         yield Finding(subject="governor", level="ok", message=said, evidence=evidence)

@@ -29,7 +29,7 @@ ASKPASS = ("ssh-askpass", "ksshaskpass", "lxqt-openssh-askpass",
 
 def become_root(plan: Plan) -> NoReturn:
     """Say what root is needed for, and run this command again as root."""
-    needed = [s for s in plan.steps if not isinstance(s, MakeCgroup) or "limits" in plan.root_for]
+    needed = [s for s in plan.steps if not isinstance(s, MakeCgroup) or s.needed]
     steps = [str(step) for step in needed] or [
         f"obey {plan.root_for}" if plan.root_for else "put a tap on a bridge"]
     more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""

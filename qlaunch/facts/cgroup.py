@@ -13,7 +13,7 @@ from qlaunch.facts.cgroup_model import CgroupLevel
 from qlaunch.facts.tree import base_of, read_attribute, read_lines
 
 MOUNT = "/sys/fs/cgroup"
-CONTROLLERS = ("memory", "pids")
+CONTROLLERS = ("memory", "pids", "cpuset")
 
 
 def read_cgroup(root: Path = Path("/")) -> tuple[CgroupLevel, ...]:

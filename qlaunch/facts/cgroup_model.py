@@ -1,8 +1,11 @@
-"""What limits machines: the control groups that we are in and above, and this process's own."""
+"""What limits machines, or keeps the host off their CPUs: the control groups that we are in and
+above, this process's own limits, cpufreq's policies."""
 
 from __future__ import annotations
 
 from msgspec import Struct
+
+from qlaunch.values import CpuSet
 
 
 class CgroupLevel(Struct, frozen=True, kw_only=True):
@@ -16,6 +19,22 @@ class CgroupLevel(Struct, frozen=True, kw_only=True):
     domain: bool = True  # False: threaded, no place for a whole process
     mine: bool = False  # this account may make a group in it and move a process there
     root: bool = False  # root may
+
+
+class CpuPolicy(Struct, frozen=True, kw_only=True):
+    """CPUs whose clock is set together (/sys/devices/system/cpu/cpufreq/policyN)."""
+
+    cpus: CpuSet
+    governor: str
+    offered: tuple[str, ...] = ()  # governors that it may have
+
+
+class Tuning(Struct, frozen=True, kw_only=True):
+    """Who else decides about CPUs."""
+
+    policies: tuple[CpuPolicy, ...] = ()  # (): no cpufreq, as in a virtual machine
+    irqbalance: int | None = None  # its pid, when it runs
+    systemd: bool = False  # is PID 1: the one writer of control groups
 
 
 class Limits(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from qlaunch.facts.cgroup_model import CgroupLevel, Limits
+from qlaunch.facts.cgroup_model import CgroupLevel, Limits, Tuning
 from qlaunch.facts.desktop_model import Desktop
 from qlaunch.facts.net_model import Link, NetworkState
 from qlaunch.facts.usb_model import HostInput, UsbDevice
@@ -262,6 +262,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     firmware: tuple[Firmware, ...] | None = None  # in the order in which it is to be tried
     dmi: dict[str, str | None] | None = None  # /sys/class/dmi/id; None: not for this account
     cgroup: tuple[CgroupLevel, ...] | None = None  # ours first, the top last; () without v2
+    tuning: Tuning | None = None
 
     def device(self, address: str) -> PciDevice | None:
         """The PCI function at a full address."""
@@ -310,9 +311,9 @@ class Wanted(Struct, frozen=True, kw_only=True):
     firmware: bool = True
     dmi: bool = True
     cgroup: bool = True
+    tuning: bool = False
     health: bool = False  # for doctor and check: facts/health_model.py
 
 
-EVERYTHING = Wanted(
-    vgpu=True, holders=True, overrides=True, usb=True, inputs=True, health=True, limits=True,
-)
+EVERYTHING = Wanted(vgpu=True, holders=True, overrides=True, usb=True, inputs=True, health=True,
+                    limits=True, tuning=True)

@@ -67,6 +67,7 @@ _OF_ROOT = {
     "memory": "qlaunch.facts.memory:read_memory",
     "vgpu": "qlaunch.facts.vgpu:read_vgpu",
     "links": "qlaunch.facts.links:read_links",
+    "tuning": "qlaunch.facts.tuning:read_tuning",
 }
 
 

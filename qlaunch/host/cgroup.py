@@ -40,7 +40,7 @@ class MakeCgroupHandler:
 
     def apply(self, host: Host, step: MakeCgroup, captured: Captured) -> None:
         """Make it and read its limits back. Raises HostError with the kernel's reason; where no
-        limit is asked, a group that cannot be made is done without."""
+        limit and no isolation is asked, a group that cannot be made is done without."""
         group = _path(host, step)
         try:
             _turn_on(host, group.parent, step.enable)
@@ -48,7 +48,7 @@ class MakeCgroupHandler:
                 sysfs.door(host).rmdir(group)
             sysfs.door(host).mkdir(group)
         except OSError as error:
-            if not step.limited:
+            if not step.needed:
                 return
             raise HostError(
                 Problem("the machine's control group cannot be made", where=str(group),

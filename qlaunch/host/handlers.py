@@ -7,7 +7,7 @@ from typing import Any
 
 from qlaunch.host.handler import Captured, Handler, Host
 from qlaunch.late import load
-from qlaunch.plan import steps
+from qlaunch.plan import cpu_steps, steps
 
 Handlers = Mapping[type, Handler[Any]]
 
@@ -52,5 +52,8 @@ HANDLERS: Handlers = {
     steps.ReserveHugePages: _Late("qlaunch.host.memory:ReserveHugePagesHandler"),
     steps.MakeShared: _Late("qlaunch.host.shared:MakeSharedHandler"),
     steps.LendUsb: _Late("qlaunch.host.usb:LendUsbHandler"),
+    cpu_steps.IsolateCpus: _Late("qlaunch.host.cpuset:IsolateCpusHandler"),
+    cpu_steps.MoveIrqs: _Late("qlaunch.host.irqs:MoveIrqsHandler"),
+    cpu_steps.SetGovernor: _Late("qlaunch.host.governor:SetGovernorHandler"),
     steps.MakeCgroup: _Late("qlaunch.host.cgroup:MakeCgroupHandler"),
 }

@@ -3,6 +3,10 @@
 Without limits it lies in our own group, and who cannot make it does without. A limited group has
 to lie where its controllers are on, and a group that holds processes cannot have them on for the
 groups in it: so it is mostly beside ours, in the slice or scope that ours is in.
+
+With CPUs of its own (cpu.isolate) it lies at the host's top, beside the groups that leave them. A
+group there that systemd has not made is left alone by it, as those of Docker's cgroupfs driver are:
+it makes and removes the groups of its units only (systemd.io/CGROUP_DELEGATION).
 """
 
 from __future__ import annotations
@@ -21,24 +25,27 @@ def plan_cgroup(draft: Draft) -> None:
     }
     if levels is None:
         return
-    if not asked:
+    alone = bool(draft.isolated)
+    if not asked and not alone:
         if levels and levels[0].domain and _usable(draft, levels[0]):
             _make(draft, levels[0], {}, (), "rule: a machine has a cgroup of its own")
         return
-    fit = [level for level in levels if _fits(level, set(asked))]
+    fit = [level for level in levels if _fits(level, set(asked), alone=alone)]
     usable = [level for level in fit if _usable(draft, level)]
+    where = "cpu.isolate" if alone else f"limits.{next(iter(asked))}"
     if usable:
         missing = tuple(name for name in asked if name not in usable[0].on)
-        where = f"limits.{next(iter(asked))}"
         if not usable[0].mine:  # as root, for a user who has to ask for it
             draft.decided.setdefault("root_for", where)
         _make(draft, usable[0], asked, missing, where)
     else:
-        _say_why_not(draft, levels, fit, list(asked))
+        _say_why_not(draft, levels, fit, where, [*asked, *["cpuset"] * alone])
 
 
-def _fits(level: CgroupLevel, asked: set[str]) -> bool:
+def _fits(level: CgroupLevel, asked: set[str], *, alone: bool) -> bool:
     """Whether groups in it are limited, or can be: at the top, controllers can be turned on."""
+    if alone and not (level.top and "cpuset" in level.has):
+        return False
     return level.domain and asked <= set((*level.on, *level.has) if level.top else level.on)
 
 
@@ -52,22 +59,26 @@ def _make(
 ) -> None:
     path = f"{level.path}/qlaunch-{draft.profile.name}"
     draft.decided["cgroup"] = path
-    draft.last_steps.append(MakeCgroup(path=path, enable=missing, why=why, **asked))
+    draft.last_steps.append(MakeCgroup(
+        path=path, enable=missing, isolated=bool(draft.isolated), why=why, **asked
+    ))
 
 
 def _say_why_not(
-    draft: Draft, levels: tuple[CgroupLevel, ...], fit: list[CgroupLevel], asked: list[str]
+    draft: Draft, levels: tuple[CgroupLevel, ...], fit: list[CgroupLevel], where: str,
+    asked: list[str],
 ) -> None:
-    where = f"limits.{asked[0]}"
     invoker = draft.facts.invoker
     if not levels:
         draft.problem(
             "this host's control groups cannot limit a machine", where,
             found="no unified hierarchy (cgroup v2) at /sys/fs/cgroup",
-            hint="start the host with systemd.unified_cgroup_hierarchy=1, or leave the limits out",
+            hint="start the host with systemd.unified_cgroup_hierarchy=1, or leave "
+            f"{'isolate' if draft.isolated else 'the limits'} out",
         )
     elif not fit:
-        gone = [name for name in asked if not any(_fits(level, {name}) for level in levels)]
+        gone = [name for name in asked
+                if not any(_fits(level, {name}, alone=name == "cpuset") for level in levels)]
         draft.problem(
             f"this host's control groups do not limit {' and '.join(gone or asked)}", where,
             found=f"not on in {levels[-1].path or '/sys/fs/cgroup'} or below",

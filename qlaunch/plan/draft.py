@@ -23,7 +23,7 @@ from qlaunch.plan.paths import Paths, machine_paths
 from qlaunch.plan.slots import BRIDGE, EXTRA_PORTS, FIRST_EXTRA, SlotMap, extra_port
 from qlaunch.plan.steps import Step
 from qlaunch.profile.profile import Profile
-from qlaunch.values import GuestSlot
+from qlaunch.values import CpuSet, GuestSlot
 
 
 class Draft:
@@ -48,6 +48,7 @@ class Draft:
         self.first_steps: list[Step] = []  # what makes devices that others take
         self.steps: list[Step] = []  # host steps besides the taking of devices
         self.last_steps: list[Step] = []  # undone first, when QEMU has ended
+        self.isolated = CpuSet()  # CPUs that the host's groups leave; the machine's is beside those
         self.helpers: list[PlannedHelper] = []
         self.makes: list[PlannedMake] = []
         self.needs: dict[str, str] = {}  # QEMU device type -> the key that wants it

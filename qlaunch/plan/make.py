@@ -88,10 +88,12 @@ def _make(profile: Profile, facts: HostFacts) -> Plan:
         plan_bus(draft)
     draft.extra_ports()
     pins, picked = plan_pins(draft)
+    if profile.cpu.isolate or profile.cpu.governor is not None:
+        pins = load("qlaunch.plan.isolate:plan_isolation")(draft, pins)
     cpu = plan_cpu(draft, accel, picked)
     memory = plan_memory(draft, pins)  # after the families: one may need it shared
     limit = memlock(draft)
-    if facts.cgroup or profile.limits:
+    if facts.cgroup or profile.limits or draft.isolated:
         load("qlaunch.plan.cgroup:plan_cgroup")(draft)
     steps = [*draft.first_steps, *plan_takeover(draft, draft.decided.get("cards", ()))]
     steps = [*_insert(steps, draft.steps), *draft.last_steps]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from qlaunch.facts.model import DISPLAY_CLASS, Cpu
 from qlaunch.plan.draft import Draft
 from qlaunch.plan.model import PinPlan
@@ -51,7 +53,10 @@ def _automatic(draft: Draft) -> tuple[PinPlan, tuple[int, int, int]] | None:
         cpu.sockets * (cpu.dies or 1), cpu.cores, cpu.threads, near, what, split=cpu.dies is None
     )
     nodes = [(node.cpus, frozenset(node.host_nodes or ())) for node in draft.profile.numa]
-    free, others = _free(draft, draft.facts.cpus)
+    cpus = draft.facts.cpus
+    if cpu.isolate:  # its group is beside those that limit us
+        cpus = tuple(replace(one, allowed=True) for one in cpus)
+    free, others = _free(draft, cpus)
     if nodes and all(host for _, host in nodes):
         picked = pick_by_nodes(free, wish, nodes)
     else:
@@ -104,8 +109,6 @@ def _card_node(draft: Draft) -> tuple[int | None, str]:
 
 def _scheduled(draft: Draft, pins: PinPlan) -> PinPlan:
     """With policy and niceness; what an ordinary user may not set is left to root."""
-    from msgspec.structs import replace
-
     cpu = draft.profile.cpu
     priority = (cpu.priority or 1) if cpu.sched in REALTIME else 0
     limits = draft.facts.limits
@@ -135,7 +138,7 @@ def check_cpus(draft: Draft, cpus: CpuSet, where: str) -> None:
             allowed=f"online CPUs {online}", hint="lscpu -e shows them",
         )
     denied = CpuSet(c.id for c in draft.facts.cpus if c.id in cpus and not c.allowed)
-    if denied:
+    if denied and not draft.profile.cpu.isolate:
         draft.problem(
             f"this session's cgroup does not allow CPU {denied}", where, found=str(cpus),
             allowed=str(CpuSet(c.id for c in draft.facts.cpus if c.allowed)),

@@ -1,26 +1,21 @@
 """The changes a run makes to the host that outlive the process, as data.
 
 Each has a handler in `host/` with capture, apply and undo. A step and what its handler captured
-are JSON in the journal, so that `qlaunch recover` in another process can undo it. To add one: a
-Struct here, its name in `Step`, a handler in `host/`, a line in `host/handlers.py`.
+are JSON in the journal, so that `qlaunch recover` in another process can undo it. Those about the
+host's CPUs are in cpu_steps.py. To add one: a Struct, its name in `Step`, a handler in `host/`, a
+line in `host/handlers.py`.
 """
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
-
+from qlaunch.plan.cpu_steps import IsolateCpus, MoveIrqs, SetGovernor
+from qlaunch.plan.step import BaseStep
 from qlaunch.values import HostPath, Ipv4Network, MacAddress, PciAddress, PciId
 
 
-class _Step(Struct, frozen=True, kw_only=True, tag_field="step"):
-    """`why` is the profile key or rule that asked for the step."""
-
-    why: str = ""
-
-
-class LoadModule(_Step, frozen=True, kw_only=True, tag="load-module"):
+class LoadModule(BaseStep, frozen=True, kw_only=True, tag="load-module"):
     """modprobe; never undone, because unloading vfio modules hangs the next start."""
 
     module: str
@@ -29,7 +24,7 @@ class LoadModule(_Step, frozen=True, kw_only=True, tag="load-module"):
         return f"load the kernel module {self.module}"
 
 
-class TakeDevice(_Step, frozen=True, kw_only=True, tag="take-device"):
+class TakeDevice(BaseStep, frozen=True, kw_only=True, tag="take-device"):
     """Move a PCI function from its host driver to a VFIO driver by driver_override."""
 
     address: PciAddress
@@ -46,7 +41,7 @@ class TakeDevice(_Step, frozen=True, kw_only=True, tag="take-device"):
         return f"take {self.address}{known} to {self.driver}"
 
 
-class ResetDevices(_Step, frozen=True, kw_only=True, tag="reset-devices"):
+class ResetDevices(BaseStep, frozen=True, kw_only=True, tag="reset-devices"):
     """Settle how a card's functions are reset; undo resets them, once provably free."""
 
     addresses: tuple[PciAddress, ...]
@@ -61,7 +56,7 @@ class ResetDevices(_Step, frozen=True, kw_only=True, tag="reset-devices"):
         return f"settle the reset of {', '.join(self.addresses)} ({self.method})"
 
 
-class HoldPower(_Step, frozen=True, kw_only=True, tag="hold-power"):
+class HoldPower(BaseStep, frozen=True, kw_only=True, tag="hold-power"):
     """Forbid D3cold while the guest may have the device: some cards do not wake from it."""
 
     address: PciAddress
@@ -70,7 +65,7 @@ class HoldPower(_Step, frozen=True, kw_only=True, tag="hold-power"):
         return f"keep {self.address} out of D3cold"
 
 
-class OwnNode(_Step, frozen=True, kw_only=True, tag="own-node"):
+class OwnNode(BaseStep, frozen=True, kw_only=True, tag="own-node"):
     """Give a device node to the account QEMU runs as. The node may appear by an earlier step."""
 
     path: HostPath
@@ -82,7 +77,7 @@ class OwnNode(_Step, frozen=True, kw_only=True, tag="own-node"):
         return f"give {self.path} to uid {self.uid} (mode {self.mode:04o})"
 
 
-class OwnGroup(_Step, frozen=True, kw_only=True, tag="own-group"):
+class OwnGroup(BaseStep, frozen=True, kw_only=True, tag="own-group"):
     """The same for /dev/vfio/N of the IOMMU group that a device is in."""
 
     address: PciAddress
@@ -94,7 +89,7 @@ class OwnGroup(_Step, frozen=True, kw_only=True, tag="own-group"):
         return f"give /dev/vfio/{self.group} to uid {self.uid}"
 
 
-class MakeBridge(_Step, frozen=True, kw_only=True, tag="make-bridge"):
+class MakeBridge(BaseStep, frozen=True, kw_only=True, tag="make-bridge"):
     """Create a bridge and bring it up; removed at exit only when this step made it.
 
     One with an address is the machine's own: a bridge of that name may not be there before.
@@ -108,7 +103,7 @@ class MakeBridge(_Step, frozen=True, kw_only=True, tag="make-bridge"):
         return f"make the bridge {self.name}" + (f" with {self.address}" if self.address else "")
 
 
-class MakeMacvtap(_Step, frozen=True, kw_only=True, tag="make-macvtap"):
+class MakeMacvtap(BaseStep, frozen=True, kw_only=True, tag="make-macvtap"):
     """Create a macvtap on a link and bring it up; removed at exit."""
 
     name: str
@@ -121,7 +116,7 @@ class MakeMacvtap(_Step, frozen=True, kw_only=True, tag="make-macvtap"):
         return f"make the macvtap {self.name} on {self.parent} ({self.mode})"
 
 
-class SetForwarding(_Step, frozen=True, kw_only=True, tag="set-forwarding"):
+class SetForwarding(BaseStep, frozen=True, kw_only=True, tag="set-forwarding"):
     """Have IPv4 packets forwarded; no longer once the last machine that wants it has ended."""
 
     machine: str
@@ -131,7 +126,7 @@ class SetForwarding(_Step, frozen=True, kw_only=True, tag="set-forwarding"):
         return "have the kernel forward IPv4 packets"
 
 
-class NftTable(_Step, frozen=True, kw_only=True, tag="nft-table"):
+class NftTable(BaseStep, frozen=True, kw_only=True, tag="nft-table"):
     """A table of our own in nf_tables: masquerading, forwarded ports, nobody else let in."""
 
     table: str
@@ -145,7 +140,7 @@ class NftTable(_Step, frozen=True, kw_only=True, tag="nft-table"):
         return f"add the firewall table ip {self.table} ({self.network} goes out masqueraded)"
 
 
-class RunDnsmasq(_Step, frozen=True, kw_only=True, tag="run-dnsmasq"):
+class RunDnsmasq(BaseStep, frozen=True, kw_only=True, tag="run-dnsmasq"):
     """A dnsmasq for one bridge: DHCP and names. It is ended at exit."""
 
     bridge: str
@@ -162,7 +157,7 @@ class RunDnsmasq(_Step, frozen=True, kw_only=True, tag="run-dnsmasq"):
         return f"run dnsmasq on {self.bridge}"
 
 
-class ReserveHugePages(_Step, frozen=True, kw_only=True, tag="reserve-hugepages"):
+class ReserveHugePages(BaseStep, frozen=True, kw_only=True, tag="reserve-hugepages"):
     """Raise the pool of one page size so that `count` pages are free; lowered again at exit."""
 
     size: int  # bytes
@@ -174,7 +169,7 @@ class ReserveHugePages(_Step, frozen=True, kw_only=True, tag="reserve-hugepages"
         return f"have {self.count} huge pages of {self.size >> 20} MiB free{where}"
 
 
-class MakeShared(_Step, frozen=True, kw_only=True, tag="make-shared"):
+class MakeShared(BaseStep, frozen=True, kw_only=True, tag="make-shared"):
     """Make a file of shared memory for QEMU's account; one that is there is used and left there."""
 
     path: HostPath
@@ -190,7 +185,7 @@ class MakeShared(_Step, frozen=True, kw_only=True, tag="make-shared"):
         return f"make the shared memory {self.path} of {self.size >> 20} MiB"
 
 
-class LendUsb(_Step, frozen=True, kw_only=True, tag="lend-usb"):
+class LendUsb(BaseStep, frozen=True, kw_only=True, tag="lend-usb"):
     """Give a USB device's interfaces back to the drivers they had, when the guest is gone.
 
     The device is the one at `name`, the ones of `id`, or those of both; QEMU detaches the drivers.
@@ -205,7 +200,7 @@ class LendUsb(_Step, frozen=True, kw_only=True, tag="lend-usb"):
         return f"lend the USB device {' '.join(part for part in parts if part)}"
 
 
-class CreateMdev(_Step, frozen=True, kw_only=True, tag="create-mdev"):
+class CreateMdev(BaseStep, frozen=True, kw_only=True, tag="create-mdev"):
     """Make a mediated device; removed at exit only when this step made it."""
 
     uuid: str  # lower case, as sysfs names it
@@ -219,7 +214,7 @@ class CreateMdev(_Step, frozen=True, kw_only=True, tag="create-mdev"):
         return f"make the mediated device {self.uuid}, {self.type} of {self.parent}"
 
 
-class EnableVfs(_Step, frozen=True, kw_only=True, tag="enable-vfs"):
+class EnableVfs(BaseStep, frozen=True, kw_only=True, tag="enable-vfs"):
     """Switch on a physical function's virtual ones; off again with the last machine that has one.
 
     `uses` are those that this machine has: (number, the address that the plan expects).
@@ -236,7 +231,7 @@ class EnableVfs(_Step, frozen=True, kw_only=True, tag="enable-vfs"):
         return f"switch on {self.count} virtual functions of {self.address}"
 
 
-class SetVfNet(_Step, frozen=True, kw_only=True, tag="set-vf-net"):
+class SetVfNet(BaseStep, frozen=True, kw_only=True, tag="set-vf-net"):
     """Give a network card's virtual function its MAC address and VLAN, through the physical one."""
 
     address: PciAddress  # the physical function's
@@ -250,7 +245,7 @@ class SetVfNet(_Step, frozen=True, kw_only=True, tag="set-vf-net"):
         return f"give virtual function {self.number} of {self.address} {' and '.join(what)}"
 
 
-class SetVgpuType(_Step, frozen=True, kw_only=True, tag="set-vgpu-type"):
+class SetVgpuType(BaseStep, frozen=True, kw_only=True, tag="set-vgpu-type"):
     """Make an NVIDIA vGPU on a virtual function by the vendor's files; taken away at exit."""
 
     address: PciAddress
@@ -263,7 +258,7 @@ class SetVgpuType(_Step, frozen=True, kw_only=True, tag="set-vgpu-type"):
         return f"make {self.name or 'a vGPU'} (type {self.type}) on {self.address}{instead}"
 
 
-class OwnDeviceGroup(_Step, frozen=True, kw_only=True, tag="own-device-group"):
+class OwnDeviceGroup(BaseStep, frozen=True, kw_only=True, tag="own-device-group"):
     """OwnGroup for a device that an earlier step makes: its group is known only then."""
 
     device: str  # directory below /sys, "bus/mdev/devices/UUID"
@@ -274,18 +269,19 @@ class OwnDeviceGroup(_Step, frozen=True, kw_only=True, tag="own-device-group"):
         return f"give the IOMMU group of {self.device.rpartition('/')[2]} to uid {self.uid}"
 
 
-class MakeCgroup(_Step, frozen=True, kw_only=True, tag="make-cgroup"):
+class MakeCgroup(BaseStep, frozen=True, kw_only=True, tag="make-cgroup"):
     """A control group for QEMU and its helpers; what is left in it at the end is killed."""
 
     path: str  # below /sys/fs/cgroup: "/system.slice/qlaunch-win7"
     memory: int | None = None  # bytes, memory.max
     pids: int | None = None  # pids.max
     enable: tuple[str, ...] = ()  # controllers to be turned on in the group above
+    isolated: bool = False  # outside of the groups that leave the machine's CPUs
 
     @property
-    def limited(self) -> bool:
+    def needed(self) -> bool:
         """Whether the machine does not start without."""
-        return self.memory is not None or self.pids is not None
+        return self.memory is not None or self.pids is not None or self.isolated
 
     def __str__(self) -> str:
         limits = [f"{self.memory >> 20} MiB of memory"] if self.memory is not None else []
@@ -297,7 +293,7 @@ Step: TypeAlias = (
     LoadModule | CreateMdev | EnableVfs | SetVfNet | SetVgpuType | OwnDeviceGroup
     | TakeDevice | ResetDevices | HoldPower | OwnNode | OwnGroup
     | MakeBridge | MakeMacvtap | SetForwarding | NftTable | RunDnsmasq
-    | ReserveHugePages | MakeShared | LendUsb | MakeCgroup
+    | ReserveHugePages | MakeShared | LendUsb | IsolateCpus | MoveIrqs | SetGovernor | MakeCgroup
 )  # fmt: skip
 
 STEP_KINDS: tuple[type[Step], ...] = Step.__args__

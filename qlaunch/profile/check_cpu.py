@@ -52,6 +52,26 @@ def check_pins(profile: Profile) -> Iterator[Finding]:
                 "an empty CPU list", hint='for example "0-1", or leave the key out'))
 
 
+def check_isolation(profile: Profile) -> Iterator[Finding]:
+    """CPUs of a guest's own are those that its vCPUs are pinned to."""
+    cpu = profile.cpu
+    if cpu.pin == "auto" or (cpu.pin is not None and not isinstance(cpu.pin, str)
+                             and cpu.pin.vcpus):
+        return
+    for key in ("isolate", "governor"):
+        value = getattr(cpu, key)
+        if value:
+            yield Finding(
+                ("cpu", key),
+                Problem(
+                    "this is about the CPUs of vCPUs, and none is pinned",
+                    found=f"{key} = {'true' if value is True else value}",
+                    hint='pin = "auto" in [cpu], or pin.vcpus with a list of CPUs',
+                ),
+                also=(("cpu", "pin"),),
+            )
+
+
 def check_hyperv(profile: Profile) -> Iterator[Finding]:
     """Hyper-V enlightenments are told to guests that know them."""
     if profile.guest == "linux" and profile.cpu.hyperv:
@@ -135,6 +155,6 @@ def _topology(cpu: Cpu) -> str:
 
 
 CPU_CHECKS: tuple[Callable[[Profile], Iterator[Finding]], ...] = (
-    check_cpu_count, check_pins, check_hyperv, check_spinlocks, check_schedule,
+    check_cpu_count, check_pins, check_isolation, check_hyperv, check_spinlocks, check_schedule,
     check_model,
 )

@@ -121,6 +121,27 @@ class Cpu(Table, frozen=True):
             "host's cores, caches and nodes."
         ),
     ] = None
+    isolate: Annotated[
+        bool,
+        Meta(
+            description="The CPUs that vCPUs are pinned to are the guest's alone while it runs: "
+            "the host's control groups, unbound work of the kernel and device interrupts leave "
+            "them. Needs root, control groups (v2) and pin."
+        ),
+    ] = False
+    governor: Annotated[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[a-z][a-z0-9_-]*$",
+                extra={"form": "a governor's name, like performance or schedutil"},
+            ),
+        ] | None,
+        Meta(
+            description="The cpufreq governor of the CPUs that vCPUs are pinned to, while the "
+            'machine runs: "performance", or another that the host offers. Needs root and pin.'
+        ),
+    ] = None
     sched: Annotated[
         Literal["other", "batch", "fifo", "rr"] | None,
         Meta(description="Scheduling policy of the vCPU threads (sched(7)); fifo, rr need root."),

@@ -60,9 +60,10 @@ def being(account: Account | None) -> Iterator[None]:
 
 def group_of(plan: Plan) -> str:
     """The control group that QEMU and its helpers enter; "" for one that could not be made, which
-    a machine with limits does not come to."""
+    a machine with limits or CPUs of its own does not come to."""
     group = f"/sys/fs/cgroup{plan.cgroup}"
-    if plan.profile.limits is None and not os.path.isdir(group):  # noqa: PTH112
+    needed = plan.profile.limits is not None or plan.profile.cpu.isolate
+    if not needed and not os.path.isdir(group):  # noqa: PTH112
         return ""
     return plan.cgroup
 

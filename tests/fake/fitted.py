@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from qlaunch.facts.cgroup_model import CgroupLevel
+from qlaunch.facts.cgroup_model import CgroupLevel, CpuPolicy, Tuning
 from qlaunch.facts.model import HostFacts, PciDevice, QemuBinary
 from qlaunch.facts.net_model import Link
 from qlaunch.facts.usb_model import HostInput, UsbDevice
 from qlaunch.facts.vgpu_model import Sriov, VgpuFacts
-from qlaunch.values import MacAddress, PciAddress, PciId
+from qlaunch.values import CpuSet, MacAddress, PciAddress, PciId
 
 _NIC = PciAddress("0000:0b:00.0")
 _RUTABAGA = "virtio-vga-rutabaga"
@@ -27,6 +27,21 @@ def _groups(facts: HostFacts) -> HostFacts:
     names = ("memory", "pids")
     slice_ = CgroupLevel(path="/user.slice", has=names, on=names, root=True)
     return replace(facts, cgroup=(slice_,))
+
+
+def _own_cpus(facts: HostFacts) -> HostFacts:
+    names = ("memory", "pids", "cpuset")
+    offered = ("performance", "schedutil")
+    policies = tuple(
+        CpuPolicy(cpus=CpuSet((cpu.id,)), governor=offered[1], offered=offered)
+        for cpu in facts.cpus or ()
+    )
+    return replace(
+        facts, cgroup=(
+            CgroupLevel(path="/user.slice", has=names, on=names, root=True),
+            CgroupLevel(path="", has=names, on=names, top=True, root=True),
+        ), tuning=Tuning(policies=policies, irqbalance=812, systemd=True),
+    )
 
 
 def _board(facts: HostFacts) -> HostFacts:
@@ -90,6 +105,7 @@ def _virtual_functions(facts: HostFacts) -> HostFacts:
 
 
 _FITS: dict[str, Callable[[HostFacts], HostFacts]] = {
-    "memory": _groups, "kernel": _board, "links": _second_link, "gfxstream": _gfxstream,
-    "kvmfr": _kvmfr, "usb": _plugged, "evdev": _keyboards, "vgpu-net": _virtual_functions,
+    "memory": _groups, "isolate": _own_cpus, "kernel": _board, "links": _second_link,
+    "gfxstream": _gfxstream, "kvmfr": _kvmfr, "usb": _plugged, "evdev": _keyboards,
+    "vgpu-net": _virtual_functions,
 }

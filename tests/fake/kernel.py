@@ -247,6 +247,9 @@ class FakeKernel(KernelTree):
             top = not (path.parent / "cgroup.type").exists()
             if not top and (path.parent / "cgroup.procs").read_text():
                 raise OSError(errno.EBUSY, "", str(path))
+            below = path.parent.glob("*/cgroup.subtree_control")
+            if word.startswith("-") and any(name in p.read_text().split() for p in below):
+                raise OSError(errno.EBUSY, "", str(path))
             on = [n for n in on if n != name] + ([name] if word.startswith("+") else [])
         path.write_text(" ".join(on) + "\n" if on else "")
         for group in (child for child in path.parent.iterdir() if child.is_dir()):

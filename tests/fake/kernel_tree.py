@@ -54,7 +54,8 @@ class KernelTree:
         top = self.root / "sys/fs/cgroup"
         top.mkdir(parents=True)
         for name in ("cgroup.controllers", "cgroup.subtree_control", "cgroup.procs"):
-            (top / name).write_text("cpu memory pids\n" if name == "cgroup.controllers" else "")
+            has = "cpu cpuset memory pids\n" if name == "cgroup.controllers" else ""
+            (top / name).write_text(has)
         self.put("proc/self/cgroup", f"0::{own or '/'}\n")
         group = top
         for name in own.split("/")[1:]:
@@ -67,7 +68,8 @@ class KernelTree:
         on = (group.parent / "cgroup.subtree_control").read_text().split()
         files = {"cgroup.type": "domain\n", "cgroup.procs": "", "cgroup.kill": "",
                  "cgroup.subtree_control": "", "cgroup.controllers": f"{' '.join(on)}\n"}
-        limits = {"memory": ("memory.max", "max\n"), "pids": ("pids.max", "max\n")}
+        limits = {"memory": ("memory.max", "max\n"), "pids": ("pids.max", "max\n"),
+                  "cpuset": ("cpuset.cpus", "\n")}
         for name, (file, text) in limits.items():
             if name in on:
                 files[file] = text

@@ -40,7 +40,8 @@ mkdir -p /run/systemd/system
 for each in bare sysinit basic shutdown; do
     printf '[Unit]\\nDefaultDependencies=no\\nAllowIsolate=yes\\n' >/run/systemd/system/$each.target
 done
-export container=other SYSTEMD_UNIT_PATH=/run/systemd/system SYSTEMD_LOG_TARGET=console
+paths=/run/systemd/system.control:/run/systemd/transient:/run/systemd/system
+export container=other SYSTEMD_UNIT_PATH=$paths SYSTEMD_LOG_TARGET=console
 exec "$0" --system --unit=bare.target --log-level=info --show-status=no
 """
 

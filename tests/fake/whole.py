@@ -19,11 +19,13 @@ from qlaunch.facts.cgroup import read_cgroup
 from qlaunch.facts.inputs import read_inputs
 from qlaunch.facts.model import HostFacts, HostFile, Kernel
 from qlaunch.facts.net_model import Link
+from qlaunch.facts.tuning import read_tuning
 from qlaunch.facts.usb import read_usb
 from qlaunch.facts.vgpu_model import MdevParent, MdevType, NvidiaType, NvidiaVf, Sriov, VgpuFacts
 from qlaunch.plan.model import Plan
 from qlaunch.plan.steps import Step
 from qlaunch.values import PciAddress, PciId
+from tests.fake.kernel_cpus import CpuKernel
 from tests.fake.kernel_tree import snapshot
 from tests.fake.kernel_vgpu import VgpuKernel
 from tests.fake.network import FakeNetwork
@@ -42,6 +44,8 @@ memory = "4M"
 hugepages = "2M"
 [cpu]
 cores = 2
+isolate = true
+governor = "performance"
 [cpu.pin]
 vcpus = ["1", "2"]
 [[pci]]
@@ -82,7 +86,7 @@ macvtap = "eth0"
 
 
 @dataclass
-class WholeKernel(VgpuKernel, FakeNetwork):
+class WholeKernel(CpuKernel, VgpuKernel, FakeNetwork):
     """A Door and a Net; see the modules of both."""
 
     def fill(self) -> None:
@@ -106,6 +110,12 @@ class WholeKernel(VgpuKernel, FakeNetwork):
         links["eno1"] = {"kind": "", "mac": "10:00:00:00:00:02", "vfs": vfs}
         (self.root / "links.json").write_text(json.dumps(links))
         self.add_cgroups()
+        self.add_cpus(online="0-2")
+        for name in ("services", "users"):
+            self.add_group(name, tasks="" if name == "users" else "88\n")
+        for number, cpus in ((24, "0-3"), (25, "2"), (27, "0")):
+            self.add_irq(number, cpus)
+        self.add_irq(26, "1", managed=True)
         usb = UsbTree(self.root)
         usb.plug("1-4", DONGLE, drivers=("usbhid", "usbhid"))
         usb.write("sys/bus/usb/drivers_probe", b"")
@@ -115,9 +125,6 @@ class WholeKernel(VgpuKernel, FakeNetwork):
         self.put("dev/shm/other", "")
         (self.device(GPU) / "boot_vga").write_text("1\n")
         self.add_console()
-        # Nothing of ours writes these; were it to, it would be seen.
-        self.put("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "schedutil\n")
-        self.put("proc/irq/24/smp_affinity", "f\n")
         (self.root / "run/qlaunch").mkdir(parents=True)
         (self.root / "run/qlaunch").chmod(0o711 if os.geteuid() == 0 else 0o700)
 
@@ -153,7 +160,8 @@ class WholeKernel(VgpuKernel, FakeNetwork):
             vf, vgpu=vgpu, usb=read_usb(self.root, ROOT),
             inputs=read_inputs(self.root, (EVENT,), ROOT),
             links=(Link(name="eth0", kind="physical", up=True),), qemu=replace(QEMU, devices=()),
-            cgroup=read_cgroup(self.root), kernel=Kernel(release="5.15.0-test"),
+            cgroup=read_cgroup(self.root), tuning=read_tuning(self.root),
+            kernel=Kernel(release="5.15.0-test"),
             files=(HostFile(path="/dev/kvm", kind="char"),
                    HostFile(path=EVENT, kind="char")),
         )  # fmt: skip

@@ -76,7 +76,7 @@ def test_the_profile_has_every_kind_of_step(kernel: WholeKernel) -> None:
     assert [kind.__name__ for kind in STEP_KINDS if kind not in there] == []
 
 
-CPU = "sys/devices/system/cpu/cpu0"
+POLICY = "sys/devices/system/cpu/cpufreq/policy0"
 PAGES = "sys/kernel/mm/hugepages/hugepages-2048kB"
 PCI = f"sys/devices/pci0000:00/{GPU}"
 SEEN: dict[str, Change] = {
@@ -95,8 +95,10 @@ SEEN: dict[str, Change] = {
     "huge pages": lambda k: text(k, f"{PAGES}/nr_hugepages", "3\n"),
     "cgroup": lambda k: (k.root / "sys/fs/cgroup/x").mkdir(),
     "controllers": lambda k: text(k, "sys/fs/cgroup/cgroup.subtree_control", "memory\n"),
-    "governor": lambda k: text(k, f"{CPU}/cpufreq/scaling_governor", "performance\n"),
+    "governor": lambda k: text(k, f"{POLICY}/scaling_governor", "performance\n"),
     "IRQ's mask": lambda k: text(k, "proc/irq/24/smp_affinity", "1\n"),
+    "cpuset": lambda k: text(k, "sys/fs/cgroup/users/cgroup.subtree_control", "cpuset\n"),
+    "workqueues' mask": lambda k: text(k, "sys/devices/virtual/workqueue/cpumask", "1\n"),
     "file in /run": lambda k: (k.root / "run/qlaunch/vm").mkdir(),
     "mode in /run": lambda k: (k.root / "run/qlaunch").chmod(0o777),
     "shared memory": lambda k: (k.root / "dev/shm/looking-glass").touch(),

@@ -122,6 +122,7 @@ def _cpus() -> Found:
     """Governors, and the CPUs of interrupts: by who takes them, as their numbers are given anew."""
     for governor in sorted(Path("/sys/devices/system/cpu/cpufreq").glob("*/scaling_governor")):
         yield str(governor), _read(governor)
+    yield "unbound work", _read(Path("/sys/devices/virtual/workqueue/cpumask"))
     yield "new interrupts", _read(Path("/proc/irq/default_smp_affinity"))
     masks: dict[str, list[str]] = {}
     for number in Path("/sys/kernel/irq").iterdir():
@@ -154,6 +155,8 @@ def _groups() -> Found:
     yield "cgroups", " ".join(sorted(str(p) for p in cgroups.rglob("*") if p.is_dir()))
     if (cgroups / "cgroup.subtree_control").exists():
         yield "controllers", _read(cgroups / "cgroup.subtree_control")
+    for cpus in cgroups.rglob("cpuset.cpus"):
+        yield str(cpus), _read(cpus)
 
 
 def _files() -> Found:
