@@ -150,13 +150,14 @@ def pytest_command(topology: Topology, arguments: Sequence[str] = ()) -> list[st
     return [*pytest, "-o", "junit_family=xunit1", "-m", "lab", *arguments, *where]
 
 
-def parts(topology: Topology, *, nightly: bool) -> list[list[str]]:
-    """The arguments of its tests' boots: one by day."""
+def parts(topology: Topology, *, nightly: bool) -> list[tuple[Topology, list[str]]]:
+    """The hosts of its tests' boots and their arguments: one by day."""
     if not nightly:
-        return [[]]
+        return [(topology, [])]
     short = [f"--ignore={INSIDE / file}" for file in topology.long]
-    whole = [["--nightly", *short]]
-    return whole + [["--nightly", str(INSIDE / file)] for file in topology.long]
+    whole = [(topology, ["--nightly", *short])]
+    steady = topology.steady()
+    return whole + [(steady, ["--nightly", str(INSIDE / file)]) for file in topology.long]
 
 
 @contextmanager

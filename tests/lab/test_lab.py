@@ -41,8 +41,8 @@ def test_inside(name: str, request: pytest.FixtureRequest) -> None:
     topology = TOPOLOGIES[name]
     nightly = bool(request.config.getoption("--nightly"))
     longer = topology.timeout * (4 if nightly else 1)
-    for arguments in parts(topology, nightly=nightly):
-        check(run(topology, pytest_command(topology, arguments), longer))
+    for host, arguments in parts(topology, nightly=nightly):
+        check(run(host, pytest_command(host, arguments), longer))
 
 
 def check(outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ slots it takes changes with its version.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # What a TCG machine need not load. udev, where it is installed, loads by alias all that -cpu max
 # and q35 offer; these cost ten of twenty seconds until the shell and no test looks at them.
@@ -36,9 +36,14 @@ class Topology:
     samples: bool = False  # the kernel's sample mediated devices are built for it
     new_qemu: bool = False  # by the QEMU of contrib/qemu10, where it is there
     nightly: bool = False
-    # Files of tests that have a host of their own at night: an hour of devices that change hands is
-    # more than some of QEMU 7.2 live.
-    long: tuple[str, ...] = ()
+    long: tuple[str, ...] = ()  # files of tests that have a host of their own at night
+
+    def steady(self) -> Topology:
+        """The same emulated by one thread, which outlives hours of devices that change hands: a CPU
+        of one thread may reach for a device's memory as another's takes it away, of which QEMU
+        dies (7.2: memory_region_dispatch_write, 10.0: iotlb_to_section), once in ten minutes.
+        """
+        return replace(self, options=(*self.options, "-accel tcg,thread=single"))
 
     @property
     def kernel_line(self) -> str:

@@ -26,12 +26,12 @@ BY_DAY = ("killed in apply", "killed in undo")
 @pytest.fixture
 def machine(tmp_path: Path, boot_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """With every kind of host step: a card, a USB controller and a NIC, a mediated device, a
-    virtual function, a bridge, huge pages, pins.
+    virtual function, a bridge, huge pages, pins, CPUs of its own.
     """
     monkeypatch.setenv("QLAUNCH_FAULT_DIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     made = Machine(tmp_path, boot_disk, seconds=1)
-    made.sets["machine.hugepages"] = "true"
+    made.sets |= {"machine.hugepages": "true", "cpu.isolate": "true"}
     made.path.write_text(made.path.read_text() + MDPY + FUNCTION)
     return made
 
