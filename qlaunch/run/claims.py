@@ -77,8 +77,8 @@ def _take(directory: str, device: str, owner: Owner) -> Claim:
 
 def _in_use(device: str, owner: Owner | None) -> HostError:
     if owner is not None and owner.name == BY_HAND:
-        return HostError(Problem(f"{device} is being bound or unbound by hand", where=device,
-                                 hint="try again in a moment"))
+        return HostError(Problem(f"{device} is being changed by hand", where=device,
+                                 hint="bind, unbind or rom is at it: again in a moment"))
     return HostError(
         Problem(
             f"{device} is in use by the machine {owner.name if owner else '?'}", where=device,

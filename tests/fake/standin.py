@@ -69,6 +69,8 @@ LEFT_OUT = {
     "usb": "devices that have to be plugged in (test_replug.py, tests/lab)",
     "input": "evdev nodes of the host's (test_host_words.py)",
     "machine.hugepages": "pages that a host step reserves (test_cpu_memory.py)",
+    "cpu.isolate": "CPUs and groups of the host's (tests/lab)",
+    "cpu.governor": "CPUs of the host's (tests/unit/test_isolation.py)",
     "audio.backend": "a sound server (test_host_words.py)",
     "audio.server": "a sound server (test_host_words.py)",
     "audio.latency": "a sound server (test_host_words.py)",
@@ -146,7 +148,7 @@ def standing_in(profile: Profile, here: Here, qemu: str) -> Profile:
         display=_display(profile.display, here),
         usb=tuple(u for u in profile.usb if u.redirect or u.optional),
         input=tuple(i for i in profile.input if i.evdev is None),
-        cpu=replace(profile.cpu, pin=_pins(profile.cpu.pin)),
+        cpu=replace(profile.cpu, pin=_pins(profile.cpu.pin), isolate=False, governor=None),
     )
     if profile.memory is not None and profile.memory.lock and not here.lock:
         changed = replace(changed, memory=replace(profile.memory, lock=False))
