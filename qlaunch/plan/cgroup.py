@@ -71,7 +71,8 @@ def _say_why_not(
     invoker = draft.facts.invoker
     if not levels:
         draft.problem(
-            "this host's control groups cannot limit a machine", where,
+            "this host's control groups cannot "
+            + ("keep tasks off CPUs" if draft.isolated else "limit a machine"), where,
             found="no unified hierarchy (cgroup v2) at /sys/fs/cgroup",
             hint="start the host with systemd.unified_cgroup_hierarchy=1, or leave "
             f"{'isolate' if draft.isolated else 'the limits'} out",

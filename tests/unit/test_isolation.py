@@ -112,7 +112,7 @@ def test_an_ordinary_user_has_root_do_it() -> None:
         (facts(SLICE, replace(TOP, has=("memory", "pids"))),
          "this host's control groups do not limit cpuset"),
         (facts(SLICE, replace(TOP, root=False)), "the control groups are read-only here"),
-        (host(cgroup=()), "this host's control groups cannot limit a machine"),
+        (host(cgroup=()), "this host's control groups cannot keep tasks off CPUs"),
         (facts(cpus=tuple(Cpu(id=n) for n in (1, 2))), "no CPU would be left to the host"),
     ],
 )
