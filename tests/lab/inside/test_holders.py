@@ -212,6 +212,7 @@ def test_force_takes_what_a_process_holds_and_nothing_that_the_host_stands_on(
     until(lambda: list(USB.path.glob("usb*/*/*/*/hidraw/hidraw*")), "what is plugged in is back")
 
 
+@pytest.mark.nightly
 def test_a_network_card_whose_link_a_container_has(link: str) -> None:
     """The kernel shows the directory that the link is in, and in it nothing."""
     text = f"{NETWORK.address} carries a link that is in another network namespace"
