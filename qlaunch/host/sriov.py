@@ -11,11 +11,10 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from msgspec import MsgspecError, Struct
+from msgspec import Struct
 
-from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
-from qlaunch.host import device, sysfs
+from qlaunch.host import device, notes, sysfs
 from qlaunch.host.handler import Captured, Host
 from qlaunch.host.net import ask
 from qlaunch.plan.steps import EnableVfs, SetVfNet
@@ -172,24 +171,11 @@ def _note_path(host: Host, address: PciAddress) -> Path:
 
 
 def _read_note(host: Host, address: PciAddress) -> _Before | None:
-    try:
-        return from_json(_note_path(host, address).read_bytes(), _Before)
-    except (OSError, MsgspecError):
-        return None
+    return notes.read(_note_path(host, address), _Before)
 
 
 def _write_note(host: Host, address: PciAddress, note: _Before) -> None:
-    path = _note_path(host, address)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.new")
-        fresh.write_bytes(to_json(note))
-        fresh.replace(path)
-    except OSError as error:
-        raise HostError(
-            Problem("what was there before cannot be noted", str(path), found=str(error),
-                    hint=sysfs.way_on(error))
-        ) from error
+    notes.write(_note_path(host, address), note, mode=0o700)
 
 
 def _forget_note(host: Host, address: PciAddress) -> None:

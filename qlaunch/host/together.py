@@ -14,11 +14,10 @@ import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from msgspec import MsgspecError, Struct, field
+from msgspec import Struct, field
 
-from qlaunch.codec import from_json, to_json
 from qlaunch.errors import HostError, Problem
-from qlaunch.host import sysfs
+from qlaunch.host import notes, sysfs
 from qlaunch.host.handler import Host
 from qlaunch.values import CpuSet, parse_cpu_set
 
@@ -197,22 +196,9 @@ def _path(host: Host, kind: Kind) -> Path:
 
 def read_note(host: Host, kind: Kind) -> Note | None:
     """None when no machine has any of it."""
-    try:
-        return from_json(_path(host, kind).read_bytes(), Note)
-    except (OSError, MsgspecError):
-        return None
+    return notes.read(_path(host, kind), Note)
 
 
 def write_note(host: Host, kind: Kind, note: Note) -> None:
     """Whole or not at all. Raises HostError."""
-    path = _path(host, kind)
-    try:
-        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.new")
-        fresh.write_bytes(to_json(note))
-        fresh.replace(path)
-    except OSError as error:
-        raise HostError(
-            Problem("what was there before cannot be noted", str(path), found=str(error),
-                    hint=sysfs.way_on(error))
-        ) from error
+    notes.write(_path(host, kind), note, mode=0o711)

@@ -15,7 +15,7 @@ from qlaunch.facts.holders import is_vital, with_holders
 from qlaunch.facts.model import Holder, HostFacts, PciDevice
 from qlaunch.facts.pci import read_pci
 from qlaunch.facts.probe import read_snapshot
-from qlaunch.host.pci import TakeDeviceHandler, release_device
+from qlaunch.host.pci import TakeDeviceHandler, bind_to, release_device
 from qlaunch.host.sysfs import guarded_write
 from qlaunch.plan.handover import groups, obstacles
 from qlaunch.plan.steps import TakeDevice
@@ -106,6 +106,12 @@ class TestTaking:
             with pytest.raises(HostError, match="mediated devices"):
                 act()
             assert snapshot(kernel.root, ("sys/bus", "sys/devices")) == before
+
+    def test_whatever_unbinds_it_looks_again(self, kernel: VgpuKernel) -> None:
+        make(kernel)
+        with pytest.raises(HostError, match="mediated devices"):
+            bind_to(kernel.host(), GPU, "xe")
+        assert kernel.driver_of(GPU) == "i915"
 
     def test_without_one_it_goes_and_comes_back(self, kernel: VgpuKernel) -> None:
         before, there = snapshot(kernel.root), kernel.host()
